@@ -1,0 +1,43 @@
+// Package backend defines what carries packets between nodes, and chooses the
+// interface that it uses.
+package backend
+
+import (
+	"context"
+	"net/netip"
+
+	"tweed/subnet"
+)
+
+// A Backend carries the pods' packets between this node and its peers. The
+// daemon calls Open of the backend's package, then Up with the lease it got,
+// then Sync and Run concurrently, and Close in the end.
+type Backend interface {
+	// Attrs is what this node publishes with its lease.
+	Attrs() subnet.Attrs
+	// MTU is the largest inner IPv4 packet in bytes that pods may send.
+	MTU() int
+	// Up configures this node's own side for the lease. It may be called
+	// again, with the same or with another lease.
+	Up(ctx context.Context, l subnet.Lease) error
+	// Sync makes the kernel match the complete set of peers, without
+	// ourselves. It is idempotent, does all it can when one peer fails, and
+	// returns the joined errors. It is never called concurrently with itself
+	// or with Up.
+	Sync(ctx context.Context, peers []subnet.Lease) error
+	// Run carries packets (or just waits, where the kernel does) until ctx
+	// ends; then it returns nil.
+	Run(ctx context.Context) error
+	// Close frees what Open took. What must survive a restart of the daemon
+	// without dropping traffic stays in the kernel.
+	Close() error
+}
+
+// Underlay is the chosen side of this node that faces its peers.
+type Underlay struct {
+	Name     string     // of the interface
+	Index    int        // of the interface
+	MTU      int        // of the interface, in bytes
+	Addr     netip.Addr // IPv4 address of the interface
+	PublicIP netip.Addr // where peers send to; Addr unless -public-ip says otherwise
+}
