@@ -27,7 +27,7 @@ type Config struct {
 func ParseConfig(b []byte) (Config, error) {
 	var raw struct {
 		Network   string
-		SubnetLen uint
+		SubnetLen uint64
 		SubnetMin string
 		SubnetMax string
 		Backend   json.RawMessage

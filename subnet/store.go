@@ -61,6 +61,8 @@ type BadRecord struct {
 	Key    string
 	Subnet netip.Prefix // the zero value if the key is not a subnet either
 	Err    error        // names the field and the value, and says what is valid
+
+	Revision int64 // as Lease.Revision
 }
 
 // An Event is one change to one record. Exactly one of the three cases holds.
