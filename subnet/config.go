@@ -14,6 +14,10 @@ import (
 // DefaultBackend is used where the network config names no backend at all.
 const DefaultBackend = "udp"
 
+// A FieldError names the field of the config that is wrong, its value, and what
+// would be valid.
+type FieldError = ipam.FieldError
+
 // Config is the network config that all nodes share.
 type Config struct {
 	ipam.Plan
@@ -36,11 +40,11 @@ func ParseConfig(b []byte) (Config, error) {
 		return Config{}, describeJSON(b, err)
 	}
 	if raw.Network == "" {
-		return Config{}, &ipam.FieldError{Field: "Network", Value: `""`, Want: "an IPv4 network in CIDR form, such as 10.5.0.0/16"}
+		return Config{}, &FieldError{Field: "Network", Value: `""`, Want: "an IPv4 network in CIDR form, such as 10.5.0.0/16"}
 	}
 	network, err := netip.ParsePrefix(raw.Network)
 	if err != nil {
-		return Config{}, &ipam.FieldError{Field: "Network", Value: fmt.Sprintf("%q", raw.Network), Want: "an IPv4 network in CIDR form, such as 10.5.0.0/16"}
+		return Config{}, &FieldError{Field: "Network", Value: fmt.Sprintf("%q", raw.Network), Want: "an IPv4 network in CIDR form, such as 10.5.0.0/16"}
 	}
 	lo, err := optionalAddr("SubnetMin", raw.SubnetMin)
 	if err != nil {
@@ -72,7 +76,7 @@ func optionalAddr(field, s string) (netip.Addr, error) {
 	}
 	a, err := netip.ParseAddr(s)
 	if err != nil || !a.Is4() {
-		return netip.Addr{}, &ipam.FieldError{Field: field, Value: fmt.Sprintf("%q", s), Want: "an IPv4 address, the first of a subnet"}
+		return netip.Addr{}, &FieldError{Field: field, Value: fmt.Sprintf("%q", s), Want: "an IPv4 address, the first of a subnet"}
 	}
 	return a, nil
 }
@@ -84,7 +88,7 @@ func (c Config) DecodeBackend(v any) error {
 		return nil
 	}
 	if err := json.Unmarshal(c.Backend, v); err != nil {
-		return fmt.Errorf("Backend: %w", describeJSON(c.Backend, err))
+		return fmt.Errorf("in Backend: %w", describeJSON(c.Backend, err))
 	}
 	return nil
 }

@@ -1,0 +1,102 @@
+// Package hostgw carries packets without encapsulation: for each peer there is
+// a route to its subnet with the peer itself as the gateway. All nodes must
+// share one Ethernet segment.
+package hostgw
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net/netip"
+
+	"tweed/backend"
+	"tweed/dataplane/rtnl"
+	"tweed/subnet"
+)
+
+// Type is the backend's name in the network config and in leases.
+const Type = "host-gw"
+
+var _ backend.Backend = (*Backend)(nil)
+
+// Backend is a set of routes on one interface. Make it with Open.
+type Backend struct {
+	nl    *rtnl.Handle
+	under backend.Underlay
+	net   netip.Prefix // the overlay network
+	peers backend.Peers
+	own   netip.Prefix // our subnet, once Up
+}
+
+// Open checks that peers can use the address they learn as a gateway: it must
+// be that of the interface.
+func Open(ctx context.Context, u backend.Underlay, cfg subnet.Config, log *slog.Logger) (*Backend, error) {
+	if u.PublicIP != u.Addr {
+		return nil, fmt.Errorf("host-gw: public IP %s is not the address %s of %s, but peers need a gateway on their own link: leave out -public-ip, or choose the interface that has this address with -iface", u.PublicIP, u.Addr, u.Name)
+	}
+	// There are no options, but a Backend that is not an object is a mistake.
+	if err := cfg.DecodeBackend(&struct{}{}); err != nil {
+		return nil, fmt.Errorf("host-gw: %w", err)
+	}
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	nl, err := rtnl.Open()
+	if err != nil {
+		return nil, fmt.Errorf("host-gw: %w", err)
+	}
+	return &Backend{
+		nl:    nl,
+		under: u,
+		net:   cfg.Network,
+		peers: backend.Peers{Network: cfg.Network, Type: Type, Underlay: u, Log: log},
+	}, nil
+}
+
+// Attrs needs no data: the public IP is the gateway.
+func (b *Backend) Attrs() subnet.Attrs {
+	return subnet.Attrs{PublicIP: b.under.PublicIP, BackendType: Type}
+}
+
+// MTU is that of the interface at the time of Open.
+func (b *Backend) MTU() int { return b.under.MTU }
+
+// Up remembers which subnet is never to be routed away.
+func (b *Backend) Up(ctx context.Context, l subnet.Lease) error {
+	b.own = l.Subnet
+	return ctx.Err()
+}
+
+// Sync makes our routes those of the peers. A peer that is not on the link
+// fails, because the kernel refuses it as a gateway; the others are served.
+func (b *Backend) Sync(ctx context.Context, peers []subnet.Lease) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	// By name: the interface may have come back under another index.
+	nic, err := b.nl.LinkByName(b.under.Name)
+	if err != nil {
+		return fmt.Errorf("host-gw: %w", err)
+	}
+	var routes []rtnl.Route
+	for _, l := range b.peers.Usable(b.own, peers, func(subnet.Lease) error { return nil }) {
+		routes = append(routes, rtnl.Route{Dst: l.Subnet, Via: l.Attrs.PublicIP, Link: nic.Index})
+	}
+	err = b.nl.ReplaceRoutes(rtnl.Scope{Within: b.net}, routes)
+	if err != nil {
+		return fmt.Errorf("host-gw: %w", err)
+	}
+	return nil
+}
+
+// Run waits for ctx to end: the kernel does the work.
+func (b *Backend) Run(ctx context.Context) error {
+	<-ctx.Done()
+	return nil
+}
+
+// Close leaves the routes to carry packets on.
+func (b *Backend) Close() error {
+	b.nl.Close()
+	return nil
+}

@@ -1,0 +1,50 @@
+package dataplane
+
+import (
+	"encoding/binary"
+	"math/bits"
+)
+
+// Sum returns the 16 bit one's complement sum of b, taken as big-endian words
+// and padded with a zero byte if its length is odd, plus initial (RFC 1071).
+// The Internet checksum is its complement. A sum over several pieces passes
+// each result on as the next initial; all pieces but the last must have an
+// even length.
+func Sum(initial uint16, b []byte) uint16 {
+	// Eight bytes at a time, in the byte order of most machines: the sum of
+	// swapped words is the swapped sum (RFC 1071, 2(B)).
+	sum, carry := uint64(bits.ReverseBytes16(initial)), uint64(0)
+	for len(b) >= 32 {
+		sum, carry = bits.Add64(sum, binary.LittleEndian.Uint64(b), 0)
+		sum, carry = bits.Add64(sum, binary.LittleEndian.Uint64(b[8:]), carry)
+		sum, carry = bits.Add64(sum, binary.LittleEndian.Uint64(b[16:]), carry)
+		sum, carry = bits.Add64(sum, binary.LittleEndian.Uint64(b[24:]), carry)
+		sum += carry // cannot overflow: a sum that carried is not all ones
+		b = b[32:]
+	}
+	for len(b) >= 8 {
+		sum, carry = bits.Add64(sum, binary.LittleEndian.Uint64(b), 0)
+		sum += carry
+		b = b[8:]
+	}
+	var tail uint64 // up to seven bytes
+	if len(b) >= 4 {
+		tail = uint64(binary.LittleEndian.Uint32(b))
+		b = b[4:]
+	}
+	if len(b) >= 2 {
+		tail += uint64(binary.LittleEndian.Uint16(b))
+		b = b[2:]
+	}
+	if len(b) == 1 {
+		tail += uint64(b[0])
+	}
+	sum, carry = bits.Add64(sum, tail, 0)
+	sum += carry
+
+	sum = sum>>32 + sum&0xffffffff
+	sum = sum>>32 + sum&0xffffffff
+	sum = sum>>16 + sum&0xffff
+	sum = sum>>16 + sum&0xffff
+	return bits.ReverseBytes16(uint16(sum))
+}

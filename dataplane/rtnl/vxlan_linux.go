@@ -1,0 +1,148 @@
+package rtnl
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// VXLANOverhead is what encapsulation adds to an inner IPv4 packet, in bytes:
+//
+//	outer IPv4 20 | UDP 8 | VXLAN 8 | inner Ethernet 14 | inner IPv4 packet
+//
+// RFC 7348, section 5. The outer Ethernet header does not count against the
+// MTU of the interface below.
+const VXLANOverhead = 20 + 8 + 8 + 14
+
+// MaxLinkName is the length of the longest name of an interface in bytes
+// (IFNAMSIZ of linux/if.h, less the closing zero).
+const MaxLinkName = unix.IFNAMSIZ - 1
+
+// VXLAN describes a VXLAN device that finds its peers in a forwarding database
+// that we keep, without learning and without multicast.
+type VXLAN struct {
+	Name  string
+	VNI   int        // 24 bits
+	Lower int        // index of the interface below
+	Local netip.Addr // IPv4 source address of the outer packets
+	Port  int        // UDP; 0 is the kernel's default, 8472
+	GBP   bool       // group policy extension
+	MTU   int        // bytes of an inner IPv4 packet
+	MAC   MAC        // used only where the device has to be made
+}
+
+// EnsureVXLAN makes the device, or takes over the existing one of that name,
+// gives it the MTU, no transmit queue, and sets it up.
+//
+// An existing device is compatible if VNI, interface below, local address,
+// absence of a group and of l2miss, UDP port (unless Port is 0) and GBP are as
+// wanted, as with flannel v0.10; it keeps its MAC address and all its entries.
+// An incompatible one is deleted and made anew, and differs says why. A device
+// that is not a VXLAN device is an error, and so is another VXLAN device with
+// the same VNI and port (EEXIST), which the error names.
+//
+// created reports whether the device was made, and so has neither addresses
+// nor entries.
+func (h *Handle) EnsureVXLAN(v VXLAN) (l Link, created bool, differs []string, err error) {
+	existing, err := h.nl.LinkByName(v.Name)
+	switch {
+	case isMissing(err):
+		created = true
+	case err != nil:
+		return Link{}, false, nil, linkError("find link "+v.Name, err)
+	default:
+		dev, ok := existing.(*netlink.Vxlan)
+		if !ok {
+			return Link{}, false, nil, fmt.Errorf("%s is a link of kind %s: want a vxlan device; remove or rename it", v.Name, existing.Type())
+		}
+		if differs = v.differs(dev); len(differs) > 0 {
+			if err := h.nl.LinkDel(dev); err != nil {
+				return Link{}, false, differs, linkError("delete incompatible link "+v.Name, err)
+			}
+			created = true
+		}
+	}
+	if created {
+		if err := h.addVXLAN(v); err != nil {
+			return Link{}, false, differs, err
+		}
+	}
+	if l, err = h.LinkByName(v.Name); err != nil {
+		return Link{}, created, differs, err
+	}
+	if err := h.EnsureLink(l.Index, v.MTU, 0); err != nil {
+		return Link{}, created, differs, err
+	}
+	// The link is read again because it is up only now: what listens for new
+	// links, such as udev, may have changed the address until then.
+	l, err = h.LinkByIndex(l.Index)
+	return l, created, differs, err
+}
+
+func (h *Handle) addVXLAN(v VXLAN) error {
+	attrs := netlink.NewLinkAttrs()
+	attrs.Name = v.Name
+	attrs.MTU = v.MTU
+	attrs.TxQLen = 0
+	if v.MAC != (MAC{}) {
+		// An address given here is one that udev's MACAddressPolicy respects.
+		attrs.HardwareAddr = net.HardwareAddr(v.MAC[:])
+	}
+	err := h.nl.LinkAdd(&netlink.Vxlan{
+		LinkAttrs:    attrs,
+		VxlanId:      v.VNI,
+		VtepDevIndex: v.Lower,
+		SrcAddr:      toIP(v.Local),
+		Port:         v.Port,
+		GBP:          v.GBP,
+	})
+	if errors.Is(err, unix.EEXIST) {
+		if other := h.vxlanTwin(v); other != "" {
+			return fmt.Errorf("add vxlan device %s: %s has the same VNI %d and UDP port; remove it, or choose another VNI or Port: %w", v.Name, other, v.VNI, err)
+		}
+	}
+	if err != nil {
+		return linkError(fmt.Sprintf("add vxlan device %s with VNI %d, local %s, on %s", v.Name, v.VNI, v.Local, h.linkName(v.Lower)), err)
+	}
+	return nil
+}
+
+// vxlanTwin names the device that keeps the kernel from making v.
+func (h *Handle) vxlanTwin(v VXLAN) string {
+	links, err := dump("links", h.nl.LinkList)
+	if err != nil {
+		return "" // the error that led here says enough
+	}
+	for _, l := range links {
+		if dev, ok := l.(*netlink.Vxlan); ok && dev.VxlanId == v.VNI && (v.Port == 0 || v.Port == dev.Port) {
+			return dev.Name
+		}
+	}
+	return ""
+}
+
+// differs lists what of dev cannot be changed and is not as wanted.
+func (v VXLAN) differs(dev *netlink.Vxlan) []string {
+	var d []string
+	differ := func(what string, have, want any) {
+		if have != want {
+			d = append(d, fmt.Sprintf("%s is %v, not %v", what, have, want))
+		}
+	}
+	differ("VNI", dev.VxlanId, v.VNI)
+	differ("link below", dev.VtepDevIndex, v.Lower)
+	differ("local address", fromIP(dev.SrcAddr), v.Local)
+	if len(dev.Group) > 0 && !dev.Group.IsUnspecified() {
+		d = append(d, fmt.Sprintf("group is %s, not unset", dev.Group))
+	}
+	differ("l2miss", dev.L2miss, false)
+	if v.Port != 0 && dev.Port != 0 {
+		differ("port", dev.Port, v.Port)
+	}
+	differ("gbp", dev.GBP, v.GBP)
+	return d
+}

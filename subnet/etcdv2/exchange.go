@@ -1,0 +1,121 @@
+package etcdv2
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptrace"
+	"strconv"
+	"strings"
+	"sync/atomic"
+
+	"tweed/subnet"
+)
+
+var (
+	errV2Off      = errors.New("the v2 API of this etcd is switched off: start it with --enable-v2 (etcd 3.5 and earlier have it)")
+	errPlainHTTP  = errors.New("the server wants TLS: write https:// in -etcd-endpoints")
+	errNotEtcd    = errors.New("the answer is not one of etcd")
+	errNewCluster = fmt.Errorf("the endpoint belongs to another cluster than the last list: %w", subnet.ErrCompacted)
+)
+
+// exchange is the transport of one request. It turns whatever is no answer of
+// the v2 API into an error that says what it is instead, because the client
+// library only tells that it cannot parse it. It is client.CancelableTransport.
+type exchange struct {
+	base    http.RoundTripper
+	cluster string // if set, the cluster that has to answer
+
+	sent  atomic.Bool // a connection was there, so the server may have acted
+	index int64       // X-Etcd-Index of the answer; 0 before its header is there
+}
+
+// CancelRequest is not called: the library cancels by http.Request.Cancel.
+func (x *exchange) CancelRequest(*http.Request) {}
+
+// RoundTrip implements http.RoundTripper.
+func (x *exchange) RoundTrip(req *http.Request) (*http.Response, error) {
+	trace := &httptrace.ClientTrace{GotConn: func(httptrace.GotConnInfo) { x.sent.Store(true) }}
+	resp, err := x.base.RoundTrip(req.WithContext(httptrace.WithClientTrace(req.Context(), trace)))
+	if err != nil {
+		return nil, err
+	}
+	if err := x.check(resp); err != nil {
+		resp.Body.Close()
+		return nil, err
+	}
+	return resp, nil
+}
+
+func (x *exchange) check(resp *http.Response) error {
+	isJSON := strings.HasPrefix(resp.Header.Get("Content-Type"), "application/json")
+	switch code := resp.StatusCode; {
+	case code/100 == 3:
+		return nil // the library follows
+	case code >= 500 || !isJSON:
+		return describe(resp)
+	case code >= 400:
+		return nil // an error of etcd
+	}
+	index, err := strconv.ParseInt(resp.Header.Get("X-Etcd-Index"), 10, 64)
+	if err != nil || index <= 0 {
+		return fmt.Errorf("%w: %s with X-Etcd-Index %q", errNotEtcd, resp.Status, resp.Header.Get("X-Etcd-Index"))
+	}
+	if id := resp.Header.Get("X-Etcd-Cluster-Id"); x.cluster != "" && id != "" && id != x.cluster {
+		return errNewCluster
+	}
+	x.index = index
+	resp.Body = &nodeBody{ReadCloser: resp.Body}
+	return nil
+}
+
+// describe makes an error of an answer that is no result.
+func describe(resp *http.Response) error {
+	b, err := io.ReadAll(io.LimitReader(resp.Body, 4096))
+	if err != nil {
+		b = nil // the status tells enough
+	}
+	text := strings.Join(strings.Fields(string(b)), " ")
+	var etcd struct{ Message, Cause string }
+	switch {
+	case resp.StatusCode == http.StatusNotFound && text == "404 page not found":
+		return errV2Off
+	case resp.StatusCode == http.StatusBadRequest && strings.Contains(text, "HTTP request to an HTTPS server"):
+		return errPlainHTTP
+	case resp.StatusCode >= 500 && json.Unmarshal(b, &etcd) == nil && etcd.Message != "":
+		return fmt.Errorf("%s: %s (%s)", resp.Status, etcd.Message, etcd.Cause)
+	}
+	if len(text) > 80 {
+		text = text[:80] + "..."
+	}
+	return fmt.Errorf("%w: %s: %q", errNotEtcd, resp.Status, text)
+}
+
+// nodeBody reads a result whole and checks that there is a node in it: the
+// library's watcher takes that for granted, and asks again without end when
+// there is nothing at all.
+type nodeBody struct {
+	io.ReadCloser
+	rest *bytes.Reader
+}
+
+func (b *nodeBody) Read(p []byte) (int, error) {
+	if b.rest == nil {
+		all, err := io.ReadAll(b.ReadCloser)
+		if err != nil {
+			return 0, err
+		}
+		var result struct{ Node *struct{ Key string } }
+		if err := json.Unmarshal(all, &result); err != nil && len(all) > 0 {
+			return 0, fmt.Errorf("%w: %w", errNotEtcd, err)
+		}
+		if result.Node == nil {
+			return 0, fmt.Errorf("%w: no node in %d bytes", errNotEtcd, len(all))
+		}
+		b.rest = bytes.NewReader(all)
+	}
+	return b.rest.Read(p)
+}

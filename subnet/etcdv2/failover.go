@@ -1,0 +1,122 @@
+package etcdv2
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"go.etcd.io/etcd/client/v2"
+)
+
+var errNoAnswer = errors.New("no answer")
+
+// call is one request to the cluster. It may be sent to several endpoints in
+// turn: a condition makes sure that no write happens twice.
+type call struct {
+	verb  string // for errors
+	key   string // "/coreos.com/network/config"
+	write bool
+	means map[int]error // promised errors by code of etcd
+	send  func(context.Context, client.KeysAPI) (*client.Response, error)
+}
+
+// reply is what etcd answered.
+type reply struct {
+	*client.Response
+	asked time.Time // before the request was sent: a TTL counts from then or later
+}
+
+// do sends c to the endpoint in use, and to the others if it fails. The error is
+// a *refusal if etcd answered with one.
+func (s *Store) do(ctx context.Context, c call) (reply, error) {
+	first := int(s.pinned.Load())
+	var faults []error
+	var doubt error // a write that may have been done, but was not confirmed
+	for i := range s.endpoints {
+		k := (first + i) % len(s.endpoints)
+		ep := s.endpoints[k]
+		asked := time.Now()
+		x := &exchange{base: s.transport}
+		resp, err := s.attempt(ctx, x, ep, s.share(ctx, len(s.endpoints)-i), c)
+		var code client.Error
+		switch {
+		case err == nil:
+			s.pin(first, k, faults)
+			return reply{resp, asked}, nil
+		case errors.As(err, &code):
+			s.pin(first, k, faults)
+			return reply{}, &refusal{call: c, endpoint: ep, code: code, doubt: doubt}
+		case ctx.Err() != nil:
+			if errors.Is(ctx.Err(), context.DeadlineExceeded) {
+				s.pinned.Store(int32((k + 1) % len(s.endpoints)))
+			}
+			return reply{}, c.failure(append(faults, fmt.Errorf("%s: %w", ep.url, ctx.Err())))
+		}
+		err = fmt.Errorf("%s: %w", ep.url, s.explain(err))
+		faults = append(faults, err)
+		if c.write && x.sent.Load() {
+			doubt = err
+		}
+	}
+	s.pinned.Store(int32((first + 1) % len(s.endpoints)))
+	return reply{}, c.failure(faults)
+}
+
+// share returns how long one endpoint may take, so that the time left of ctx
+// is enough for all of them.
+func (s *Store) share(ctx context.Context, endpoints int) time.Duration {
+	d := s.opts.RequestTimeout
+	if deadline, ok := ctx.Deadline(); ok {
+		d = min(d, time.Until(deadline)/time.Duration(endpoints))
+	}
+	return d
+}
+
+// pin makes k the endpoint to use after the ones from first on have failed.
+func (s *Store) pin(first, k int, faults []error) {
+	if k == first {
+		return
+	}
+	s.pinned.Store(int32(k))
+	s.opts.Log.Warn("using another etcd endpoint", "endpoint", s.endpoints[k].url, "err", join(faults))
+}
+
+// attempt sends c to one endpoint by way of x. Its error is a client.Error if
+// etcd gave one, and errNoAnswer if the timeout ended before ctx.
+func (s *Store) attempt(ctx context.Context, x *exchange, ep endpoint, timeout time.Duration, c call) (*client.Response, error) {
+	cl, err := client.New(client.Config{Endpoints: []string{ep.url}, Transport: x, Username: ep.username, Password: ep.password})
+	if err != nil {
+		return nil, err
+	}
+	limited, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	resp, err := c.send(limited, client.NewKeysAPI(cl))
+	if err != nil && ctx.Err() == nil && limited.Err() != nil {
+		return nil, fmt.Errorf("%w within %v", errNoAnswer, timeout.Round(time.Millisecond))
+	}
+	var all *client.ClusterError // of our single endpoint
+	if errors.As(err, &all) && len(all.Errors) > 0 {
+		err = all.Errors[0]
+	}
+	return resp, err
+}
+
+// failure is the error of a call that no endpoint has answered.
+func (c call) failure(faults []error) error {
+	return fmt.Errorf("%s %s: %w", c.verb, c.key, join(faults))
+}
+
+// join is errors.Join on one line.
+func join(errs []error) error {
+	if len(errs) == 1 {
+		return errs[0]
+	}
+	format := strings.TrimSuffix(strings.Repeat("%w; ", len(errs)), "; ")
+	args := make([]any, len(errs))
+	for i, err := range errs {
+		args[i] = err
+	}
+	return fmt.Errorf(format, args...)
+}
