@@ -47,6 +47,11 @@ func (h host) route(dst, gw, name string, metric int) {
 	h.must(netlink.RouteAdd(&netlink.Route{Dst: ipNet(dst), Gw: net.ParseIP(gw), LinkIndex: h.link(name).Attrs().Index, Priority: metric}))
 }
 
+func (h host) routeTOS(tos int, gw, name string) {
+	h.t.Helper()
+	h.must(netlink.RouteAdd(&netlink.Route{Dst: ipNet("0.0.0.0/0"), Tos: tos, Gw: net.ParseIP(gw), LinkIndex: h.link(name).Attrs().Index}))
+}
+
 func (h host) routeFrom(src, name string) {
 	h.t.Helper()
 	h.must(netlink.RouteAdd(&netlink.Route{Dst: ipNet("0.0.0.0/0"), Src: net.ParseIP(src), LinkIndex: h.link(name).Attrs().Index}))

@@ -47,12 +47,13 @@ func dump[T any](list func() ([]T, error)) (all []T, err error) {
 }
 
 // byDefaultRoute takes the default route of the main table with the lowest
-// metric, and the first hop of it where it has several. An interface without
-// an address of its own (unnumbered) lends the route's source address.
+// metric, and the first hop of it where it has several. Routes for one type of
+// service are not looked at. An interface without an address of its own
+// (unnumbered) gets the route's source address.
 func byDefaultRoute(nics []nic) (choice, error) {
 	routes, err := dump(func() ([]netlink.Route, error) {
 		filter := netlink.Route{Table: unix.RT_TABLE_MAIN, Type: unix.RTN_UNICAST}
-		return netlink.RouteListFiltered(netlink.FAMILY_V4, &filter, netlink.RT_FILTER_TABLE|netlink.RT_FILTER_TYPE|netlink.RT_FILTER_DST)
+		return netlink.RouteListFiltered(netlink.FAMILY_V4, &filter, netlink.RT_FILTER_TABLE|netlink.RT_FILTER_TYPE|netlink.RT_FILTER_TOS|netlink.RT_FILTER_DST)
 	})
 	if err != nil {
 		return choice{}, fmt.Errorf("list routes: %w", err)

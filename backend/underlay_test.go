@@ -58,6 +58,16 @@ func TestSelect(t *testing.T) {
 			h.veth("eth0", 1500)
 			h.routeFrom("192.0.2.1", "eth0")
 		}, want: "eth0 192.0.2.1 1500 192.0.2.1"},
+		{name: "numbered: the interface's own", host: func(h host) {
+			h.veth("eth0", 1500, "192.0.2.1/24", "192.0.2.9/24")
+			h.routeFrom("192.0.2.9", "eth0")
+		}, want: "eth0 192.0.2.1 1500 192.0.2.1"},
+		{name: "not by type of service", host: func(h host) {
+			h.veth("eth0", 1500, "192.0.2.1/24")
+			h.veth("eth1", 1500, "198.51.100.1/24")
+			h.routeTOS(0x10, "192.0.2.254", "eth0")
+			h.route("0.0.0.0/0", "198.51.100.254", "eth1", 100)
+		}, want: "eth1 198.51.100.1 1500 198.51.100.1"},
 		{name: "half of the address space is no default", host: func(h host) {
 			h.veth("eth0", 1500, "192.0.2.1/24")
 			h.route("0.0.0.0/1", "192.0.2.254", "eth0", 0)
@@ -92,7 +102,7 @@ func TestSelect(t *testing.T) {
 		{name: "in order, misses are told", host: usual, s: Selector{Ifaces: []string{"nope", "192.0.2.77", "eth2", "eth1", "eth0"}},
 			want: "eth1 198.51.100.1 1400 198.51.100.1",
 			log:  "-iface=nope: no interface has this name|-iface=192.0.2.77: no interface has this address|-iface=eth2: eth2 has no usable IPv4 address"},
-		{name: "no such name", host: usual, s: Selector{Ifaces: []string{"eth9"}}, err: "-iface=eth9: no interface has this name|eth1 169.254.7.7/16 198.51.100.1/24|eth3 203.0.113.1/24 (down)"},
+		{name: "no such name", host: usual, s: Selector{Ifaces: []string{"eth9"}}, err: "-iface=eth9: no interface has this name|eth1 169.254.7.7/16 198.51.100.1/24|eth3 203.0.113.1/24 (down)", nolog: "Could not find"},
 		{name: "name is no prefix", host: usual, s: Selector{Ifaces: []string{"eth"}}, err: "no interface has this name"},
 		{name: "empty name", host: usual, s: Selector{Ifaces: []string{""}}, err: "no interface has this name"},
 		{name: "address of nobody", host: usual, s: Selector{Ifaces: []string{"192.0.2.2"}}, err: "-iface=192.0.2.2: no interface has this address"},

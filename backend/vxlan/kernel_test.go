@@ -143,6 +143,18 @@ func TestDeviceGone(t *testing.T) {
 		t.Errorf("log:\n%s", &a.log)
 	}
 
+	// Someone else's device stands in its place.
+	a.log.Reset()
+	must(t, netlink.LinkDel(a.device()))
+	alien := randomMACDevice(a)
+	alien.L2miss = true
+	must(t, netlink.LinkAdd(alien))
+	must(t, a.Sync(t.Context(), []subnet.Lease{b.lease}))
+	reach(t, a, b)
+	if log := a.log.String(); strings.Count(log, "\n") != 1 || !strings.Contains(log, "l2miss is true") {
+		t.Errorf("log:\n%s\nwant one line that says why", log)
+	}
+
 	// The interface below is taken away and comes back under another index.
 	enter(t, a.ns)
 	eth, err := netlink.LinkByName("eth0")

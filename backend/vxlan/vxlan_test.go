@@ -152,7 +152,7 @@ func TestUsablePeers(t *testing.T) {
 		{"zero MAC", lease(4, "10.5.3.0/24", "192.0.2.3", "vxlan", `{"VtepMAC":"00:00:00:00:00:00"}`), "one station"},
 		{"group MAC", lease(4, "10.5.3.0/24", "192.0.2.3", "vxlan", `{"VtepMAC":"01:00:5e:00:00:01"}`), "one station"},
 		{"our MAC", lease(4, "10.5.3.0/24", "192.0.2.3", "vxlan", `{"VtepMAC":"0e:00:00:00:00:01"}`), "is our own"},
-		{"MAC of another", lease(4, "10.5.3.0/24", "192.0.2.3", "vxlan", goodData), "belongs to 10.5.2.0/24 at 192.0.2.2"},
+		{"MAC of another", lease(4, "10.5.0.0/24", "192.0.2.3", "vxlan", goodData), "belongs to 10.5.2.0/24 at 192.0.2.2"},
 		{"overlaps another", lease(4, "10.5.2.0/25", "192.0.2.3", "vxlan", `{"VtepMAC":"0e:00:00:00:00:03"}`), "overlaps 10.5.2.0/24"},
 		{"inside our subnet", lease(4, "10.5.1.128/25", "192.0.2.3", "vxlan", `{"VtepMAC":"0e:00:00:00:00:03"}`), "overlaps our own 10.5.1.0/24"},
 		{"around our subnet", lease(4, "10.5.0.0/20", "192.0.2.3", "vxlan", `{"VtepMAC":"0e:00:00:00:00:03"}`), "overlaps our own 10.5.1.0/24"},

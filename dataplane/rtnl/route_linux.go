@@ -115,11 +115,11 @@ func (s Scope) owns(k netlink.Route, dst netip.Prefix) bool {
 }
 
 // matches reports whether the kernel's route k is r, made by us. Flags that
-// tell of the link's state are no difference.
+// tell of the link's state are no difference; a multipath route has no link.
 func matches(k netlink.Route, r Route) bool {
 	return k.Protocol == Protocol && k.Type == unix.RTN_UNICAST && k.Scope == netlink.SCOPE_UNIVERSE &&
 		fromIP(k.Gw) == r.Via && k.LinkIndex == r.Link && (k.Flags&unix.RTNH_F_ONLINK != 0) == r.OnLink &&
-		k.Src == nil && k.Via == nil && k.Encap == nil && len(k.MultiPath) == 0
+		k.Src == nil && k.Via == nil && k.Encap == nil
 }
 
 func (h *Handle) replaceRoute(verb string, r Route) func() error {

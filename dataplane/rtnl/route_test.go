@@ -49,6 +49,7 @@ func TestReplaceRoutes(t *testing.T) {
 	scope := Scope{Within: network, Link: own}
 	want := []Route{
 		route("10.5.2.0/24", "10.5.2.0", own, true),
+		route("10.5.5.0/24", "192.0.2.5", x.eth, false), // the stale one has a metric
 		route("10.5.7.0/24", "192.0.2.70", x.eth, false),
 		route("10.5.9.0/24", "10.5.9.0", own, true),
 		route("10.5.10.0/24", "", own, false),
@@ -59,6 +60,7 @@ func TestReplaceRoutes(t *testing.T) {
 		"10.0.0.0/8 via 192.0.2.8 dev eth0 onlink proto 84",
 		"10.5.1.0/24 proto 84 special",
 		"10.5.2.0/24 via 10.5.2.0 dev flannel.1 onlink proto 84",
+		"10.5.5.0/24 via 192.0.2.5 dev eth0 proto 84",
 		"10.5.6.0/24 via 192.0.2.6 dev eth0 onlink proto boot",
 		"10.5.7.0/24 via 192.0.2.70 dev eth0 proto 84",
 		"10.5.7.0/24 via 192.0.2.7 dev eth0 onlink proto boot metric",
@@ -82,11 +84,41 @@ func TestReplaceRoutes(t *testing.T) {
 	}
 
 	x.must(x.ReplaceRoutes(scope, nil))
-	equal(t, "routes of nobody", x.routes(), golden[0], golden[1], golden[3], golden[5], golden[9], golden[10], golden[11])
+	equal(t, "routes of nobody", x.routes(), golden[0], golden[1], golden[4], golden[6], golden[10], golden[11], golden[12])
 
 	tables, err := netlink.RouteListFiltered(netlink.FAMILY_V4, &netlink.Route{Table: 100}, netlink.RT_FILTER_TABLE)
 	if err != nil || len(tables) != 1 {
 		t.Errorf("table 100: %v %v, want its one route untouched", tables, err)
+	}
+}
+
+// TestReplaceRoutesDifferences has a route of ours that differs in one thing
+// from the one wanted.
+func TestReplaceRoutesDifferences(t *testing.T) {
+	x := newHost(t)
+	eth1 := x.veth("eth1", "192.0.2.200/24")
+	want := route("10.5.3.0/24", "192.0.2.3", x.eth, false)
+	for name, change := range map[string]func(*netlink.Route){
+		"protocol": func(r *netlink.Route) { r.Protocol = unix.RTPROT_BOOT },
+		"gateway":  func(r *netlink.Route) { r.Gw = toIP(netip.MustParseAddr("192.0.2.4")) },
+		"link":     func(r *netlink.Route) { r.LinkIndex = eth1 },
+		"onlink":   func(r *netlink.Route) { r.Flags = unix.RTNH_F_ONLINK },
+		"source":   func(r *netlink.Route) { r.Src = toIP(netip.MustParseAddr("192.0.2.1")) },
+		"type":     func(r *netlink.Route) { r.Type, r.Gw, r.LinkIndex = unix.RTN_UNREACHABLE, nil, 0 },
+		"two gateways": func(r *netlink.Route) {
+			r.MultiPath = []*netlink.NexthopInfo{{LinkIndex: x.eth, Gw: r.Gw}, {LinkIndex: eth1, Gw: toIP(netip.MustParseAddr("192.0.2.9"))}}
+			r.Gw, r.LinkIndex = nil, 0
+		},
+	} {
+		x.foreign("10.5.3.0/24", "192.0.2.3", x.eth, Protocol, func(r *netlink.Route) { r.Flags = 0; change(r) })
+		p, err := x.PlanRoutes(Scope{Within: network}, []Route{want})
+		x.must(err)
+		if p.Len() != 1 {
+			t.Errorf("%s: %d changes, want 1", name, p.Len())
+		}
+		x.must(Apply(p))
+		equal(t, name, x.routes(), "10.5.3.0/24 via 192.0.2.3 dev eth0 proto 84", "192.0.2.0/24 dev eth1 proto kernel")
+		x.must(x.ReplaceRoutes(Scope{Within: network}, nil))
 	}
 }
 

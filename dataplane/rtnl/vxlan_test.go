@@ -41,10 +41,11 @@ func TestEnsureVXLAN(t *testing.T) {
 	x.must(netlink.LinkSetTxQLen(dev, 500))
 	x.must(netlink.LinkSetDown(dev))
 	v.MAC = mac(2)
-	v.Port = 8472
-	again, created, differs, err := x.EnsureVXLAN(v)
-	if err != nil || created || differs != nil || again != want {
-		t.Errorf("second time: %+v created %v, differs %q, error %v\nwant %+v", again, created, differs, err, want)
+	for _, v.Port = range []int{8472, 0} {
+		again, created, differs, err := x.EnsureVXLAN(v)
+		if err != nil || created || differs != nil || again != want {
+			t.Errorf("port %d: %+v created %v, differs %q, error %v\nwant %+v", v.Port, again, created, differs, err, want)
+		}
 	}
 	x.must(x.SetMAC(l.Index, mac(9)))
 	if l, err := x.LinkByIndex(l.Index); err != nil || l.MAC != mac(9) {
@@ -98,6 +99,19 @@ func TestEnsureVXLANIncompatible(t *testing.T) {
 			t.Errorf("%s: made twice (%v)", tt.name, err)
 		}
 		x.must(netlink.LinkDel(byIndex(l.Index)))
+	}
+}
+
+func TestEnsureVXLANOptions(t *testing.T) {
+	x := newHost(t)
+	v := x.wantVXLAN()
+	v.VNI, v.Port, v.GBP, v.MAC = 0, 4789, true, MAC{}
+	l, _, _, err := x.EnsureVXLAN(v)
+	x.must(err)
+	k, err := netlink.LinkByIndex(l.Index)
+	x.must(err)
+	if dev := k.(*netlink.Vxlan); dev.VxlanId != 0 || dev.Port != 4789 || !dev.GBP || !l.MAC.IsStation() {
+		t.Errorf("attributes %+v, want VNI 0, port 4789, gbp and a random MAC", dev)
 	}
 }
 
@@ -158,6 +172,11 @@ func TestReplaceNeighboursAndFDB(t *testing.T) {
 	goldenFDB := []string{"192.0.2.2 0e:00:00:00:00:02", "192.0.2.3 0e:00:00:00:00:03"}
 	equal(t, "neighbours", x.entries(l.Index, unix.AF_INET), goldenNeighbours...)
 	equal(t, "fdb", x.entries(l.Index, unix.AF_BRIDGE), goldenFDB...)
+	resolved, err := netlink.NeighList(l.Index, unix.AF_INET)
+	x.must(err)
+	if !slices.ContainsFunc(resolved, func(n netlink.Neigh) bool { return n.IP.Equal(net.IPv4(10, 5, 7, 7)) }) {
+		t.Error("a neighbour that the kernel resolved is gone")
+	}
 	equal(t, "neighbours of eth0", x.entries(x.eth, unix.AF_INET), "192.0.2.7 02:00:00:00:00:07")
 
 	m := x.monitor()

@@ -31,6 +31,10 @@ type reply struct {
 // do sends c to the endpoint in use, and to the others if it fails. The error is
 // a *refusal if etcd answered with one.
 func (s *Store) do(ctx context.Context, c call) (reply, error) {
+	// The library starts a request before it looks at the context.
+	if err := ctx.Err(); err != nil {
+		return reply{}, c.failure([]error{err})
+	}
 	first := int(s.pinned.Load())
 	var faults []error
 	var doubt error // a write that may have been done, but was not confirmed

@@ -31,7 +31,8 @@ func (s *Store) decode(n *client.Node, asked time.Time) (subnet.Lease, *subnet.B
 		return subnet.Lease{}, bad
 	}
 	l := subnet.Lease{Subnet: bad.Subnet, Expires: expires(n, asked), Revision: bad.Revision}
-	if err := json.Unmarshal([]byte(n.Value), &l.Attrs); err != nil {
+	// Not by json.Unmarshal: it would refuse what is no JSON with less to say.
+	if err := l.Attrs.UnmarshalJSON([]byte(n.Value)); err != nil {
 		bad.Err = fmt.Errorf("record %s: %w", key, err)
 		return subnet.Lease{}, bad
 	}

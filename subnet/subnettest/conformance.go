@@ -12,7 +12,7 @@ import (
 )
 
 // Fixture is an empty Store and what an operator, or another node, can do to it
-// behind its back. The functions fail the test when they cannot.
+// behind its back. A function that cannot do so calls t.Error.
 type Fixture struct {
 	Store     subnet.Store
 	SetConfig func(value string)                         // "" removes it

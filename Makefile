@@ -1,0 +1,50 @@
+# Two commands matter: `sudo make demo` and `sudo make test`. Both do all their own set-up.
+# sudo often hides where Go lives, so the usual places are looked into as well.
+export PATH := $(PATH):/usr/local/go/bin:/usr/lib/go/bin:/usr/sbin:/sbin
+export TWEED_TEST_STRICT ?= 1
+
+VERSION ?= $(shell git -c safe.directory='*' describe --tags --always --dirty 2>/dev/null)
+LDFLAGS := -s -w $(if $(VERSION),-X main.version=$(VERSION))
+BUILD   := CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags '$(LDFLAGS)'
+ARCHES  := amd64 arm64 arm riscv64 ppc64le s390x
+FUZZTIME ?= 3s
+
+.PHONY: help build demo test setup fmt vet staticcheck unit fuzz cross integration clean
+
+help: ## list the targets
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
+
+build: ## put flanneld, mk-docker-opts and tweed into bin/ (VERSION=... to name one)
+	$(BUILD) -o bin/ ./cmd/...
+
+demo: build ## three hosts on this machine, every backend in turn; needs root and Go only
+	bin/tweed demo $(DEMOFLAGS)
+
+test: setup fmt vet staticcheck cross unit fuzz integration ## everything; needs root
+
+setup: ## install the Debian packages that the tests use
+	test/setup.sh
+
+fmt: ## is the code formatted?
+	@out=$$(gofmt -l .); test -z "$$out" || { echo "gofmt wants to change:"; echo "$$out"; exit 1; }
+
+vet: ## go vet
+	go vet ./...
+
+staticcheck: ## staticcheck, at the version that go.mod names
+	go tool staticcheck ./...
+
+unit: ## unit, conformance and kernel tests of every package, with the race detector
+	go test -race $$(go list ./... | grep -v '^tweed/test$$')
+
+fuzz: ## every fuzz target for FUZZTIME each
+	FUZZTIME=$(FUZZTIME) test/fuzz.sh
+
+cross: ## compile for every supported architecture
+	@for a in $(ARCHES); do echo "GOARCH=$$a go build ./cmd/..."; CGO_ENABLED=0 GOARCH=$$a go build -buildvcs=false -o /dev/null ./cmd/... || exit 1; done
+
+integration: build ## the real binaries in network namespaces
+	go test -count=1 -timeout 20m ./test
+
+clean: ## remove what build made
+	rm -rf bin

@@ -1,0 +1,287 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"net/netip"
+	"path"
+	"slices"
+	"strings"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"tweed/backend"
+	"tweed/backend/alloc"
+	"tweed/backend/hostgw"
+	"tweed/backend/udp"
+	"tweed/backend/vxlan"
+	"tweed/dataplane/firewall"
+	"tweed/dataplane/rtnl"
+	"tweed/subnet"
+	"tweed/subnet/etcdv2"
+)
+
+// The conditions that readiness knows, in the order in which they come true.
+const (
+	condConfig   = "network config"
+	condLease    = "lease"
+	condBackend  = "backend"
+	condFirewall = "firewall"
+	condEnvFile  = "subnet file"
+	condPeers    = "peers"
+)
+
+// A node is one run of flanneld:
+//
+//	interface -> store -> config -> backend -> lease -> device up -> subnet.env -> peers
+type node struct {
+	opts  options
+	log   *slog.Logger
+	ready *readiness
+	fw    *firewall.Firewall
+}
+
+func newNode(opts options, log *slog.Logger) *node {
+	return &node{
+		opts: opts, log: log,
+		ready: newReadiness(condConfig, condLease, condBackend, condFirewall, condEnvFile, condPeers),
+		fw:    firewall.Open(log),
+	}
+}
+
+// openBackend returns the Open of the backend that the network config names.
+func openBackend(ctx context.Context, u backend.Underlay, cfg subnet.Config, log *slog.Logger) (backend.Backend, error) {
+	known := map[string]func() (backend.Backend, error){
+		"vxlan":   func() (backend.Backend, error) { return vxlan.Open(ctx, u, cfg, log) },
+		"udp":     func() (backend.Backend, error) { return udp.Open(ctx, u, cfg, log) },
+		"host-gw": func() (backend.Backend, error) { return hostgw.Open(ctx, u, cfg, log) },
+		"alloc":   func() (backend.Backend, error) { return alloc.Open(ctx, u, cfg, log) },
+	}
+	open, ok := known[cfg.BackendType]
+	if !ok {
+		return nil, fmt.Errorf("unknown backend type %q in the network config: want Backend.Type to be one of %s",
+			cfg.BackendType, strings.Join(slices.Sorted(maps.Keys(known)), ", "))
+	}
+	if cfg.BackendType != alloc.Type {
+		if err := checkPrivileges(); err != nil {
+			return nil, fmt.Errorf("backend %s: %w", cfg.BackendType, err)
+		}
+	}
+	return open()
+}
+
+// run works until ctx ends, or until something fails that waiting cannot mend.
+func (n *node) run(ctx context.Context) error {
+	underlay, err := n.opts.iface.Select(n.log)
+	if err != nil {
+		return err
+	}
+	store, err := etcdv2.Open(n.opts.etcd)
+	if err != nil {
+		return err
+	}
+	defer store.Close()
+	prev := n.previousSubnets()
+
+	g, ctx := errgroup.WithContext(ctx)
+	health, err := listenHealth(n.opts.healthzIP, n.opts.healthzPort, n.ready)
+	if err != nil {
+		return err
+	}
+	if health != nil {
+		g.Go(func() error { return health.run(ctx) })
+	}
+	g.Go(func() error { return n.network(ctx, store, underlay, prev) })
+	return g.Wait()
+}
+
+// previousSubnets returns what earlier runs remembered: subnet.env first, as
+// flannel has it, then our own state file.
+func (n *node) previousSubnets() []netip.Prefix {
+	var prev []netip.Prefix
+	sn, err := subnet.ReadEnvSubnet(n.opts.subnetFile)
+	if err != nil {
+		n.log.Warn("ignoring the previous subnet file", "err", err)
+	} else if sn.IsValid() {
+		prev = append(prev, sn)
+	}
+	state, err := subnet.ReadState(n.statePath())
+	if err != nil {
+		n.log.Warn("ignoring the previous state file", "err", err)
+	} else if state.Subnet.IsValid() && !slices.Contains(prev, state.Subnet) {
+		prev = append(prev, state.Subnet)
+	}
+	text := "None"
+	if len(prev) > 0 {
+		text = prev[0].String()
+	}
+	n.log.Info("Created subnet manager: Etcd Local Manager with Previous Subnet: " + text)
+	return prev
+}
+
+func (n *node) statePath() string { return subnet.StatePath(n.opts.stateDir, n.opts.subnetFile) }
+
+// network brings this node into the overlay network and keeps it there.
+func (n *node) network(ctx context.Context, store subnet.Store, u backend.Underlay, prev []netip.Prefix) error {
+	cfg, err := subnet.WaitConfig(ctx, store, path.Join("/", n.opts.etcd.Prefix, "config"), n.log)
+	if err != nil {
+		return unlessDone(ctx, err)
+	}
+	n.log.Info("Found network config - Backend type: " + cfg.BackendType)
+	n.ready.set(condConfig, nil)
+
+	be, err := openBackend(ctx, u, cfg, n.log)
+	if err != nil {
+		return unlessDone(ctx, err)
+	}
+	m := subnet.NewManager(store, cfg, n.opts.renewMargin, n.log)
+	lease, err := m.Acquire(ctx, be.Attrs(), prev...)
+	if err != nil {
+		return errors.Join(unlessDone(ctx, err), be.Close())
+	}
+
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return be.Run(ctx) })
+	g.Go(func() error {
+		for {
+			err := n.hold(ctx, cfg, be, m, lease)
+			if !errors.Is(err, subnet.ErrLeaseLost) {
+				return err
+			}
+			if lease, err = n.reacquire(ctx, m, be.Attrs(), lease, err); err != nil {
+				return unlessDone(ctx, err)
+			}
+		}
+	})
+	err = g.Wait()
+	return errors.Join(err, be.Close())
+}
+
+// reacquire replaces a lost lease, by the same subnet if it is still free.
+func (n *node) reacquire(ctx context.Context, m *subnet.Manager, a subnet.Attrs, lost subnet.Lease, why error) (subnet.Lease, error) {
+	n.log.Warn("Lease has been revoked. Acquiring it again", "err", why)
+	n.ready.set(condLease, why)
+	l, err := m.Acquire(ctx, a, lost.Subnet)
+	if err == nil && l.Subnet != lost.Subnet {
+		n.log.Error("the subnet of this node has changed: restart docker with the new subnet file, and the containers",
+			"subnet", l.Subnet, "was", lost.Subnet)
+	}
+	return l, err
+}
+
+// hold configures this node for the lease and works until it is lost or ctx
+// ends.
+func (n *node) hold(ctx context.Context, cfg subnet.Config, be backend.Backend, m *subnet.Manager, l subnet.Lease) error {
+	n.ready.set(condLease, nil)
+	if err := be.Up(ctx, l); err != nil {
+		return unlessDone(ctx, err)
+	}
+	n.ready.set(condBackend, nil)
+	if err := n.setBlackhole(cfg.Network, l.Subnet); err != nil {
+		n.log.Error("Couldn't set the blackhole route", "err", err)
+	}
+
+	rules := firewall.Rules{Network: cfg.Network, Subnet: l.Subnet, Masquerade: n.opts.ipMasq, Forward: n.opts.forwardRules}
+	n.ensureFirewall(ctx, rules)
+	env := envFile{node: n, env: subnet.Env{Network: cfg.Network, Subnet: l.Subnet, MTU: be.MTU(), IPMasq: n.opts.ipMasq}}
+	env.write()
+
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error {
+		for tick(ctx, n.opts.iptablesResync) {
+			n.ensureFirewall(ctx, rules)
+		}
+		return nil
+	})
+	g.Go(func() error {
+		n.log.Info("Running backend.")
+		return m.Run(ctx, l, func(ctx context.Context, peers []subnet.Lease) error {
+			env.write()
+			err := be.Sync(ctx, peers)
+			n.ready.set(condPeers, err)
+			if err != nil && ctx.Err() == nil {
+				n.log.Error("not all peers are reachable", "err", err)
+			}
+			return err
+		})
+	})
+	return g.Wait()
+}
+
+func (n *node) ensureFirewall(ctx context.Context, r firewall.Rules) {
+	changed, err := n.fw.Ensure(ctx, r)
+	if ctx.Err() != nil {
+		return
+	}
+	n.ready.set(condFirewall, err)
+	if err != nil {
+		n.log.Error("Couldn't set the firewall rules, trying again", "err", err)
+	} else if changed {
+		n.log.Info("Set the firewall rules", "mode", n.fw.Mode())
+	}
+}
+
+// setBlackhole adds the blackhole route of our own subnet, or removes that of
+// an earlier run.
+func (n *node) setBlackhole(network, own netip.Prefix) error {
+	h, err := rtnl.Open()
+	if err != nil {
+		return err
+	}
+	defer h.Close()
+	if !n.opts.blackholeRoute {
+		return h.ReplaceBlackholes(network)
+	}
+	return h.ReplaceBlackholes(network, own)
+}
+
+// envFile writes subnet.env and the state file once, and tries again at every
+// call until that has worked. Later the file is left alone, whatever becomes
+// of it: mk-docker-opts may well have put docker's options there.
+type envFile struct {
+	*node
+	env     subnet.Env
+	written bool
+}
+
+func (e *envFile) write() {
+	if e.written {
+		return
+	}
+	state := subnet.State{Network: e.env.Network, Subnet: e.env.Subnet}
+	if err := state.WriteFile(e.statePath()); err != nil {
+		e.log.Warn("Couldn't remember the subnet for the next start, only the subnet file has it", "err", err)
+	}
+	err := e.env.WriteFile(e.opts.subnetFile)
+	e.ready.set(condEnvFile, err)
+	if err != nil {
+		e.log.Error("Couldn't write the subnet file, trying again", "err", err)
+		return
+	}
+	e.written = true
+	e.log.Info("Wrote subnet file to " + e.opts.subnetFile)
+	notifyReady(e.log)
+}
+
+// unlessDone returns err, or nil once ctx has ended: to be interrupted then is
+// no error.
+func unlessDone(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return nil
+	}
+	return err
+}
+
+// tick waits for d and reports whether ctx is still alive.
+func tick(ctx context.Context, d time.Duration) bool {
+	select {
+	case <-ctx.Done():
+		return false
+	case <-time.After(d):
+		return true
+	}
+}

@@ -1,0 +1,92 @@
+// tweed is the operator's tool of Tweed. `tweed demo` shows a whole overlay
+// network on one machine.
+//
+// Exit status: 0 when all went well, 1 when something failed, 2 for wrong
+// usage, 130 when a signal cut it short.
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"runtime/debug"
+	"strings"
+	"syscall"
+)
+
+// The exit statuses.
+const (
+	exitOK          = 0
+	exitFailed      = 1
+	exitUsage       = 2
+	exitInterrupted = 130
+)
+
+// version is set by the linker: -ldflags "-X main.version=v1.2.3".
+var version string
+
+const usage = `tweed is the tool beside flanneld, the overlay network daemon.
+
+Usage:
+  tweed demo [flags]   run a whole overlay network on this machine and show it
+  tweed version        print the version
+  tweed help [demo]    print this text, or that of a command
+
+Exit status: 0 all went well, 1 something failed, 2 wrong usage,
+130 interrupted by a signal.
+`
+
+func main() {
+	// SIGPIPE: when the reader of our output goes, there is still a lab to
+	// remove.
+	ctx, stop := signal.NotifyContext(context.Background(),
+		syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGPIPE)
+	// From the first signal on, the default action is back: a second one kills.
+	context.AfterFunc(ctx, stop)
+	os.Exit(run(ctx, os.Args[1:], os.Stdout, os.Stderr))
+}
+
+// run is main without the process around it; it returns the exit status.
+func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+	if len(args) == 0 {
+		fmt.Fprint(stderr, usage)
+		return exitUsage
+	}
+	switch command, rest := args[0], args[1:]; command {
+	case "demo":
+		return demo(ctx, rest, stdout, stderr)
+	case "version", "-version", "--version":
+		fmt.Fprintln(stdout, versionText())
+	case "help", "-h", "-help", "--help":
+		return help(rest, stdout, stderr)
+	default:
+		fmt.Fprintf(stderr, "tweed: unknown command %q: want demo, version or help\n", command)
+		return exitUsage
+	}
+	return exitOK
+}
+
+func help(args []string, stdout, stderr io.Writer) int {
+	switch topic := strings.Join(args, " "); topic {
+	case "":
+		fmt.Fprint(stdout, usage)
+	case "demo":
+		fmt.Fprint(stdout, demoUsage)
+	default:
+		fmt.Fprintf(stderr, "tweed help: no text about %q: want demo, or nothing\n", topic)
+		return exitUsage
+	}
+	return exitOK
+}
+
+func versionText() string {
+	if version != "" {
+		return version
+	}
+	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" {
+		return info.Main.Version
+	}
+	return "unknown"
+}

@@ -1,0 +1,112 @@
+package lab
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// namePrefix begins the name of all that belongs to a lab; the process id of
+// its maker follows.
+const namePrefix = "tweed-"
+
+// keepMark is a file in the directory of a lab whose logs are to stay.
+const keepMark = "keep"
+
+// owner returns the process that made the namespace or directory of that name.
+func owner(name string) (pid int, ok bool) {
+	rest, ok := strings.CutPrefix(name, namePrefix)
+	if !ok {
+		return 0, false
+	}
+	digits, _, ok := strings.Cut(rest, "-")
+	pid, err := strconv.Atoi(digits)
+	return pid, ok && err == nil && pid > 0
+}
+
+// stale reports whether name belongs to a lab whose maker is no more.
+func stale(name string) bool {
+	pid, ok := owner(name)
+	return ok && unix.Kill(pid, 0) == unix.ESRCH
+}
+
+// RemoveStale removes the namespaces of all labs whose process has died, and
+// their directories in dir (default os.TempDir) unless KeepFiles was called.
+// Their daemons have died with that process.
+func RemoveStale(dir string) error {
+	var errs []error
+	for _, name := range names(netnsDir) {
+		if stale(name) {
+			errs = append(errs, NS(name).remove())
+		}
+	}
+	dir = tempDir(dir)
+	for _, name := range names(dir) {
+		path := filepath.Join(dir, name)
+		if _, err := os.Stat(filepath.Join(path, keepMark)); stale(name) && errors.Is(err, os.ErrNotExist) {
+			errs = append(errs, os.RemoveAll(path))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// Leftovers lists what still exists of the lab with that ID: namespaces,
+// mounts, processes, and its directory in dir (default os.TempDir). After Close
+// it is empty, but for the directory if KeepFiles was called.
+func Leftovers(id, dir string) []string {
+	var left []string
+	mine := func(name string) bool { return name == id || strings.HasPrefix(name, id+"-") }
+	for _, name := range names(netnsDir) {
+		if mine(name) {
+			left = append(left, "namespace "+name)
+		}
+	}
+	for _, name := range names(tempDir(dir)) {
+		if mine(name) {
+			left = append(left, "directory "+filepath.Join(tempDir(dir), name))
+		}
+	}
+	mounts, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		left = append(left, err.Error())
+	}
+	for line := range bytes.Lines(mounts) {
+		if bytes.Contains(line, []byte("/"+id)) {
+			left = append(left, "mount "+string(bytes.TrimSpace(line)))
+		}
+	}
+	return append(left, processes(id)...)
+}
+
+// processes lists those that have the ID in their command line, as all daemons
+// of a lab do: it is in the name of their directory.
+func processes(id string) []string {
+	var found []string
+	for _, name := range names("/proc") {
+		pid, err := strconv.Atoi(name)
+		if err != nil || pid == os.Getpid() {
+			continue
+		}
+		cmd, err := os.ReadFile(filepath.Join("/proc", name, "cmdline"))
+		if err == nil && bytes.Contains(cmd, []byte(id)) {
+			found = append(found, fmt.Sprintf("process %d: %s", pid, bytes.ReplaceAll(cmd, []byte{0}, []byte{' '})))
+		}
+	}
+	return found
+}
+
+// names of a directory; none if it cannot be read.
+func names(dir string) []string {
+	entries, _ := os.ReadDir(dir)
+	list := make([]string, len(entries))
+	for i, e := range entries {
+		list[i] = e.Name()
+	}
+	return list
+}
