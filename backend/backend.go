@@ -20,9 +20,10 @@ type Backend interface {
 	// Up configures this node's own side for the lease. It may be called
 	// again, with the same or with another lease.
 	Up(ctx context.Context, l subnet.Lease) error
-	// Sync makes the kernel match the complete set of peers, without
-	// ourselves. It is idempotent, does all it can when one peer fails, and
-	// returns the joined errors. It is never called concurrently with itself
+	// Sync makes the kernel match the complete set of peers, as a
+	// subnet.SyncFunc. It is idempotent, does all it can when one peer fails,
+	// and returns the joined errors of what a later try may mend; a lease that
+	// is of no use is logged once and left out. It is never called concurrently with itself
 	// or with Up.
 	Sync(ctx context.Context, peers []subnet.Lease) error
 	// Run carries packets (or just waits, where the kernel does) until ctx

@@ -12,34 +12,25 @@ import (
 
 func TestPeersUsable(t *testing.T) {
 	p := Peers{
-		Network:  netip.MustParsePrefix("10.4.0.0/16"),
 		Type:     "host-gw",
 		Underlay: Underlay{Addr: netip.MustParseAddr("192.0.2.1"), PublicIP: netip.MustParseAddr("203.0.113.1")},
 	}
-	own := netip.MustParsePrefix("10.4.1.0/24")
 	tests := []struct {
-		own         netip.Prefix
 		sn, ip, typ string
 		err         string // empty: usable
 	}{
-		{own, "10.4.2.0/24", "192.0.2.2", "host-gw", ""},
-		{own, "10.4.1.0/24", "192.0.2.2", "host-gw", "overlaps our own"},
-		{netip.Prefix{}, "10.4.1.0/24", "192.0.2.2", "host-gw", ""},
-		{netip.Prefix{}, "10.4.0.0/16", "192.0.2.2", "host-gw", ""},
-		{netip.Prefix{}, "10.4.0.0/15", "192.0.2.2", "host-gw", "outside the network 10.4.0.0/16"},
-		{own, "10.5.2.0/24", "192.0.2.2", "host-gw", "outside the network"},
-		{own, "0.0.0.0/1", "192.0.2.2", "host-gw", "outside the network"},
-		{own, "10.4.2.0/24", "192.0.2.1", "host-gw", "is our own"},
-		{own, "10.4.2.0/24", "203.0.113.1", "host-gw", "is our own"},
-		{own, "10.4.2.0/24", "192.0.2.2", "Host-GW", `BackendType "Host-GW": this node runs "host-gw"`},
-		{own, "10.4.2.0/24", "192.0.2.2", "", `BackendType ""`},
-		{own, "10.4.3.0/24", "192.0.2.2", "host-gw", "no threes"},
+		{"10.4.2.0/24", "192.0.2.2", "host-gw", ""},
+		{"10.4.2.0/24", "192.0.2.1", "host-gw", "is our own"},
+		{"10.4.2.0/24", "203.0.113.1", "host-gw", "is our own"},
+		{"10.4.2.0/24", "192.0.2.2", "Host-GW", `BackendType "Host-GW": this node runs "host-gw"`},
+		{"10.4.2.0/24", "192.0.2.2", "", `BackendType ""`},
+		{"10.4.3.0/24", "192.0.2.2", "host-gw", "no threes"},
 	}
 	for _, tt := range tests {
 		var log strings.Builder
 		p.Log = slog.New(slog.NewTextHandler(&log, nil))
 		l := subnet.Lease{Subnet: netip.MustParsePrefix(tt.sn), Attrs: subnet.Attrs{PublicIP: netip.MustParseAddr(tt.ip), BackendType: tt.typ}}
-		got := p.Usable(tt.own, []subnet.Lease{l}, func(l subnet.Lease) error {
+		got := p.Usable([]subnet.Lease{l}, func(l subnet.Lease) error {
 			if l.Subnet.Addr().As4()[2] == 3 {
 				return errors.New("no threes")
 			}
@@ -49,18 +40,18 @@ func TestPeersUsable(t *testing.T) {
 		if (len(got) == 1) != (tt.err == "") || !strings.Contains(text, tt.err) || (log.Len() == 0) != (tt.err == "") {
 			t.Errorf("%s at %s: usable %v, log %q, want %q", tt.sn, tt.ip, got, text, tt.err)
 		}
-		p.Usable(tt.own, nil, nil)
+		p.Usable(nil, nil)
 	}
 }
 
 func TestPeersNewestFirst(t *testing.T) {
-	p := Peers{Network: netip.MustParsePrefix("10.4.0.0/16"), Log: slog.New(slog.DiscardHandler)}
+	p := Peers{Type: AnyType, Log: slog.New(slog.DiscardHandler)}
 	lease := func(rev int64, sn string) subnet.Lease {
 		return subnet.Lease{Revision: rev, Subnet: netip.MustParsePrefix(sn), Attrs: subnet.Attrs{PublicIP: netip.MustParseAddr("192.0.2.2")}}
 	}
 	in := []subnet.Lease{lease(1, "10.4.1.0/24"), lease(3, "10.4.9.0/24"), lease(3, "10.4.8.0/24"), lease(2, "10.4.2.0/24")}
 	var asked []string
-	out := p.Usable(netip.Prefix{}, in, func(l subnet.Lease) error {
+	out := p.Usable(in, func(l subnet.Lease) error {
 		asked = append(asked, l.Subnet.String())
 		return nil
 	})

@@ -42,8 +42,8 @@ type attrsJSON struct {
 func (a Attrs) MarshalJSON() ([]byte, error) { return json.Marshal(attrsJSON(a)) }
 
 // UnmarshalJSON reads the value of a lease record. Unknown fields, such as
-// those of later flannel versions, are ignored; a missing or IPv6 PublicIP is
-// an error.
+// those of later flannel versions, are ignored; a PublicIP that is missing or
+// not the IPv4 address of one host is an error.
 func (a *Attrs) UnmarshalJSON(b []byte) error {
 	var raw struct {
 		PublicIP    string
@@ -54,8 +54,8 @@ func (a *Attrs) UnmarshalJSON(b []byte) error {
 		return describeJSON(b, err)
 	}
 	ip, err := netip.ParseAddr(raw.PublicIP)
-	if err != nil || !ip.Is4() {
-		return fmt.Errorf("PublicIP %q: want an IPv4 address", raw.PublicIP)
+	if err != nil || !ip.Is4() || ip.IsUnspecified() || ip.IsMulticast() || ip == netip.AddrFrom4([4]byte{255, 255, 255, 255}) {
+		return fmt.Errorf("PublicIP %q: want the IPv4 address of one host", raw.PublicIP)
 	}
 	if string(raw.BackendData) == "null" {
 		raw.BackendData = nil

@@ -11,7 +11,8 @@ import (
 )
 
 // A SyncFunc makes this node carry packets to exactly these peers: the complete
-// set, in order of their subnets, without ourselves.
+// set, in order of their subnets, without ourselves. Every subnet lies inside
+// the network and does not overlap ours, whatever the store says.
 type SyncFunc func(ctx context.Context, peers []Lease) error
 
 const (

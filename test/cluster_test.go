@@ -149,7 +149,9 @@ func (n *node) start(args ...string) {
 	var err error
 	n.daemon, err = n.StartFlanneld(n.c.ctx, args...)
 	n.c.must(err)
-	n.c.must(n.daemon.WaitReady(n.c.ctx))
+	ctx, cancel := context.WithTimeout(n.c.ctx, 30*time.Second)
+	defer cancel()
+	n.c.must(n.daemon.WaitReady(ctx))
 	n.env, err = n.SubnetEnv()
 	n.c.must(err)
 }

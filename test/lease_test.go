@@ -98,6 +98,39 @@ func TestOwnRecordChanged(t *testing.T) {
 	a.wantRunning()
 }
 
+// TestRenewal shortens the life of the lease to a little more than the margin:
+// it is renewed when only that is left, even if the first try meets no etcd.
+func TestRenewal(t *testing.T) {
+	t.Parallel()
+	c := newCluster(t, config(`"vxlan"`), 1)
+	n := c.nodes[0]
+	record := n.lease()
+	renewed := func() {
+		t.Helper()
+		c.eventually("the lease to have 24 h again", func() error {
+			r, err := c.Etcd.Get(c.ctx, record.Key)
+			if err == nil && (r.Value != record.Value || r.TTL < subnet.TTL-time.Minute || r.TTL > subnet.TTL) {
+				err = recordError(r)
+			}
+			return err
+		})
+	}
+	from := n.said()
+	c.set(record.Key, record.Value, time.Hour+time.Second)
+	n.wantLogFrom(from, "Waiting for ", "Lease renewed, new expiration: ", "Waiting for 22h59m")
+	renewed()
+
+	from = n.said()
+	c.set(record.Key, record.Value, time.Hour+4*time.Second)
+	n.wantLogFrom(from, "Waiting for ")
+	c.stopEtcd()
+	n.wantLogFrom(from, "Error renewing lease (trying again in ")
+	c.startEtcd()
+	n.wantLogFrom(from, "Lease renewed, new expiration: ")
+	renewed()
+	n.wantRunning()
+}
+
 // TestNodesComeAndGo has a third node join, carry packets, and leave: the
 // others then know as much of it as before it came.
 func TestNodesComeAndGo(t *testing.T) {
@@ -162,7 +195,7 @@ func TestPeerChanges(t *testing.T) {
 			n.start()
 			n.addPod()
 			before := n.mustOverlay()
-			peer := fakePeer{backend: backend, subnet: overlaySubnet(77), ip: "20.0.0.77", mac: "0e:00:00:00:00:77"}
+			peer := fakePeer{backend: backend, subnet: overlaySubnet(177), ip: "20.0.0.77", mac: "0e:00:00:00:00:77"}
 			key := subnetsKey + subnet.Key(peer.subnet)
 			show := func() {
 				c.t.Helper()
@@ -191,7 +224,7 @@ func TestPeerChangesUDP(t *testing.T) {
 	t.Parallel()
 	c := newCluster(t, config(`"udp"`), 1)
 	n := c.nodes[0]
-	peer := fakePeer{backend: "udp", subnet: overlaySubnet(77)}
+	peer := fakePeer{backend: "udp", subnet: overlaySubnet(177)}
 	for range 2 {
 		h := c.addHost()
 		conn, err := h.NS.ListenPacket(c.ctx, netip.AddrPortFrom(h.Addr, 8285))
@@ -201,7 +234,7 @@ func TestPeerChangesUDP(t *testing.T) {
 		c.set(subnetsKey+subnet.Key(peer.subnet), peer.value(), subnet.TTL)
 		buf := make([]byte, 2048)
 		c.eventually("a packet at "+peer.ip, func() error {
-			n.pod.NS.Ping(c.ctx, netip.MustParseAddr("10.5.77.2")) // nobody answers
+			n.pod.NS.Ping(c.ctx, netip.MustParseAddr("10.5.177.2")) // nobody answers
 			conn.SetReadDeadline(time.Now().Add(100 * time.Millisecond))
 			_, from, err := conn.ReadFromUDPAddrPort(buf)
 			if err == nil && from.Addr() != n.Addr {

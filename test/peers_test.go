@@ -156,7 +156,8 @@ func recordError(r embedetcd.Record) error {
 	return fmt.Errorf("it holds %s, ttl %s, directory %t", r.Value, r.TTL, r.Dir)
 }
 
-// overlaySubnet returns 10.5.third.0/24.
+// overlaySubnet returns 10.5.third.0/24. In the networks of config, no daemon
+// takes one from 101 on by itself: it chooses among the first hundred free ones.
 func overlaySubnet(third byte) netip.Prefix {
 	return netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 5, third, 0}), 24)
 }

@@ -137,7 +137,7 @@ func TestEnvFileNotWritable(t *testing.T) {
 
 	// Written once: later the file is left alone, as mk-docker-opts may have it.
 	c.must(os.WriteFile(file, []byte("DOCKER_OPTS=x\n"), 0o644))
-	c.set(subnetsKey+"10.5.77.0-24", fakePeer{backend: "vxlan", ip: "20.0.0.77", mac: "0e:00:00:00:00:77"}.value(), time.Hour)
+	c.set(subnetsKey+"10.5.177.0-24", fakePeer{backend: "vxlan", ip: "20.0.0.77", mac: "0e:00:00:00:00:77"}.value(), time.Hour)
 	n.wantPeers(2)
 	if b, _ := os.ReadFile(file); string(b) != "DOCKER_OPTS=x\n" {
 		t.Errorf("the subnet file was written again: %q", b)

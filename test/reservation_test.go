@@ -26,11 +26,11 @@ func TestReservation(t *testing.T) {
 	c := newLab(t, lab.Options{})
 	c.set(configKey, config(`"vxlan"`), 0)
 	n := c.addHost()
-	want := overlaySubnet(40)
+	want := overlaySubnet(140)
 	key := subnetsKey + subnet.Key(want)
 	c.set(key, `{"PublicIP":"20.0.0.2"}`, 0)
 	// Another one has a reservation too, and we had another subnet.
-	c.set(subnetsKey+"10.5.41.0-24", `{"PublicIP":"20.0.0.99"}`, 0)
+	c.set(subnetsKey+"10.5.141.0-24", `{"PublicIP":"20.0.0.99"}`, 0)
 	n.writeFile("subnet.env", "FLANNEL_SUBNET=10.5.39.1/24\n")
 
 	var value string
@@ -50,7 +50,7 @@ func TestReservation(t *testing.T) {
 	check()
 	n.restart()
 	check()
-	c.wantRecord(subnetsKey+"10.5.41.0-24", `{"PublicIP":"20.0.0.99"}`, false)
+	c.wantRecord(subnetsKey+"10.5.141.0-24", `{"PublicIP":"20.0.0.99"}`, false)
 }
 
 // TestReservedWhileRunning makes a reservation of a lease while the daemon

@@ -161,6 +161,9 @@ func TestDeadEndpoints(t *testing.T) {
 			n.start("-etcd-endpoints=" + list)
 			n.wantRunning()
 			n.wantPeers(len(c.nodes) - 1)
+			if failed := n.linesWith("Couldn't"); failed != nil {
+				c.t.Errorf("one good endpoint was not enough:\n%s", strings.Join(failed, "\n"))
+			}
 		})
 	}
 }

@@ -25,7 +25,6 @@ type Backend struct {
 	under backend.Underlay
 	net   netip.Prefix // the overlay network
 	peers backend.Peers
-	own   netip.Prefix // our subnet, once Up
 }
 
 // Open checks that peers can use the address they learn as a gateway: it must
@@ -49,7 +48,7 @@ func Open(ctx context.Context, u backend.Underlay, cfg subnet.Config, log *slog.
 		nl:    nl,
 		under: u,
 		net:   cfg.Network,
-		peers: backend.Peers{Network: cfg.Network, Type: Type, Underlay: u, Log: log},
+		peers: backend.Peers{Type: Type, Underlay: u, Log: log},
 	}, nil
 }
 
@@ -61,11 +60,8 @@ func (b *Backend) Attrs() subnet.Attrs {
 // MTU is that of the interface at the time of Open.
 func (b *Backend) MTU() int { return b.under.MTU }
 
-// Up remembers which subnet is never to be routed away.
-func (b *Backend) Up(ctx context.Context, l subnet.Lease) error {
-	b.own = l.Subnet
-	return ctx.Err()
-}
+// Up has nothing to do: docker0 brings the route to our own subnet.
+func (b *Backend) Up(ctx context.Context, l subnet.Lease) error { return ctx.Err() }
 
 // Sync makes our routes those of the peers. A peer that is not on the link
 // fails, because the kernel refuses it as a gateway; the others are served.
@@ -79,7 +75,7 @@ func (b *Backend) Sync(ctx context.Context, peers []subnet.Lease) error {
 		return fmt.Errorf("host-gw: %w", err)
 	}
 	var routes []rtnl.Route
-	for _, l := range b.peers.Usable(b.own, peers, func(subnet.Lease) error { return nil }) {
+	for _, l := range b.peers.Usable(peers, func(subnet.Lease) error { return nil }) {
 		routes = append(routes, rtnl.Route{Dst: l.Subnet, Via: l.Attrs.PublicIP, Link: nic.Index})
 	}
 	err = b.nl.ReplaceRoutes(rtnl.Scope{Within: b.net}, routes)

@@ -37,6 +37,7 @@ type Backend struct {
 	network  netip.Prefix
 	port     uint16
 	own      netip.Prefix // leased subnet, the zero value before Up
+	peers    backend.Peers
 
 	sock *udpsock.Socket
 	tun  *tun.Device
@@ -53,14 +54,19 @@ var _ backend.Backend = (*Backend)(nil)
 // calling thread. Both are had before a lease is asked for, so that a port in
 // use or a missing /dev/net/tun leaves nothing behind in the store.
 func Open(_ context.Context, u backend.Underlay, cfg subnet.Config, log *slog.Logger) (_ *Backend, err error) {
+	defer func() {
+		if err != nil {
+			err = fmt.Errorf("udp: %w", err)
+		}
+	}()
 	port, err := portOf(cfg)
 	if err != nil {
 		return nil, err
 	}
 	if u.MTU < minMTU+overhead {
-		return nil, fmt.Errorf("mtu of %s is %d: want at least %d", u.Name, u.MTU, minMTU+overhead)
+		return nil, fmt.Errorf("mtu %d of %s: want %d or more", u.MTU, u.Name, minMTU+overhead)
 	}
-	b := &Backend{underlay: u, network: cfg.Network, port: port}
+	b := &Backend{underlay: u, network: cfg.Network, port: port, peers: backend.Peers{Type: backend.AnyType, Underlay: u, Log: log}}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, b.Close())
@@ -125,37 +131,12 @@ func (b *Backend) ensureLink() error {
 // Sync sends to all peers, whatever their BackendType, as flannel does, and
 // repairs the TUN interface.
 func (b *Backend) Sync(_ context.Context, peers []subnet.Lease) error {
-	var errs []error
-	routes := make([]dataplane.Route, 0, len(peers)+1)
-	for _, l := range peers {
-		if l.Attrs.PublicIP == b.underlay.PublicIP || l.Attrs.PublicIP == b.underlay.Addr {
-			continue // of an earlier life of this node: packets would come back
-		}
-		if err := b.checkPeer(l); err != nil {
-			errs = append(errs, err)
-			continue
-		}
+	var routes []dataplane.Route
+	for _, l := range b.peers.Usable(peers, func(subnet.Lease) error { return nil }) {
 		routes = append(routes, dataplane.Route{Subnet: l.Subnet, Peer: netip.AddrPortFrom(l.Attrs.PublicIP, b.port)})
 	}
-	if b.own.IsValid() {
-		// What comes out of the TUN for our own subnet has no interface to go
-		// to on this host. It must not match a peer with a larger subnet.
-		routes = append(routes, dataplane.Route{Subnet: b.own})
-		errs = append(errs, b.ensureLink())
-	}
 	b.routes.Replace(routes)
-	return errors.Join(errs...)
-}
-
-// checkPeer says why nothing can be sent to a peer.
-func (b *Backend) checkPeer(l subnet.Lease) error {
-	switch ip := l.Attrs.PublicIP; {
-	case !ip.Is4() || ip.IsUnspecified() || ip.IsMulticast() || ip == netip.AddrFrom4([4]byte{255, 255, 255, 255}):
-		return fmt.Errorf("peer %s: PublicIP %s: want the IPv4 address of one host", l.Subnet, ip)
-	case b.own.IsValid() && b.own.Contains(l.Subnet.Addr()) && l.Subnet.Bits() >= b.own.Bits():
-		return fmt.Errorf("peer %s: lies within %s, which is leased to this node", l.Subnet, b.own)
-	}
-	return nil
+	return b.ensureLink()
 }
 
 // Run carries packets until ctx ends. If the TUN interface is deleted

@@ -8,7 +8,6 @@ import (
 	"strconv"
 
 	"tweed/dataplane/rtnl"
-	"tweed/ipam"
 	"tweed/subnet"
 )
 
@@ -35,11 +34,11 @@ func parseOptions(cfg subnet.Config) (options, error) {
 	// A VNI has 24 bits, but the name of the device has no room for all of them.
 	const maxVNI = 9999999
 	if o.VNI < 0 || o.VNI > maxVNI || len(deviceName(o.VNI)) > rtnl.MaxLinkName {
-		return options{}, &ipam.FieldError{Field: "Backend: VNI", Value: strconv.Itoa(o.VNI),
+		return options{}, &subnet.FieldError{Field: "Backend: VNI", Value: strconv.Itoa(o.VNI),
 			Want: fmt.Sprintf("a number from 0 to %d, because the device is named %s<VNI> and a name has at most %d characters", maxVNI, devicePrefix, rtnl.MaxLinkName)}
 	}
 	if o.Port < 0 || o.Port > 65535 {
-		return options{}, &ipam.FieldError{Field: "Backend: Port", Value: strconv.Itoa(o.Port),
+		return options{}, &subnet.FieldError{Field: "Backend: Port", Value: strconv.Itoa(o.Port),
 			Want: "a UDP port from 1 to 65535, or 0 for the kernel's default, 8472"}
 	}
 	return o, nil
@@ -58,7 +57,7 @@ func (b *Backend) usable(leases []subnet.Lease) []peer {
 	var peers []peer
 	byMAC := make(map[rtnl.MAC]peer)
 	byBase := make(map[netip.Addr]peer)
-	b.peers.Usable(b.own, leases, func(l subnet.Lease) error {
+	b.peers.Usable(leases, func(l subnet.Lease) error {
 		mac, err := parseVTEP(l.Attrs.BackendData)
 		if err != nil {
 			return err

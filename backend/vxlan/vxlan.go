@@ -83,7 +83,7 @@ func Open(ctx context.Context, u backend.Underlay, cfg subnet.Config, log *slog.
 			MTU:   u.MTU - rtnl.VXLANOverhead,
 			MAC:   deriveMAC(u.PublicIP, o.VNI),
 		},
-		peers: backend.Peers{Network: cfg.Network, Type: Type, Underlay: u, Log: log},
+		peers: backend.Peers{Type: Type, Underlay: u, Log: log},
 	}
 	l, _, err := b.ensureDevice()
 	if err != nil {

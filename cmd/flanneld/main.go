@@ -5,6 +5,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -42,6 +43,7 @@ func run() int {
 		return status(ctx, err, log)
 	case <-ctx.Done():
 	}
+	notifyStopping(log)
 	log.Info("Waiting for all goroutines to exit")
 	select {
 	case err := <-done:
@@ -57,7 +59,7 @@ func status(ctx context.Context, err error, log *slog.Logger) int {
 		log.Error(err.Error())
 		return 1
 	}
-	if err != nil {
+	if err != nil && !errors.Is(err, context.Canceled) {
 		log.Warn("while shutting down", "err", err)
 	}
 	log.Info("Exiting cleanly...")

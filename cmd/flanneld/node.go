@@ -80,7 +80,9 @@ func (n *node) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	store, err := etcdv2.Open(n.opts.etcd)
+	etcd := n.opts.etcd
+	etcd.Log = n.log
+	store, err := etcdv2.Open(etcd)
 	if err != nil {
 		return err
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -36,7 +37,7 @@ func (s *Store) do(ctx context.Context, c call) (reply, error) {
 		return reply{}, c.failure([]error{err})
 	}
 	first := int(s.pinned.Load())
-	var faults []error
+	faults := make([]error, len(s.endpoints)) // in the order of the flag, whichever was first
 	var doubt error // a write that may have been done, but was not confirmed
 	for i := range s.endpoints {
 		k := (first + i) % len(s.endpoints)
@@ -56,10 +57,11 @@ func (s *Store) do(ctx context.Context, c call) (reply, error) {
 			if errors.Is(ctx.Err(), context.DeadlineExceeded) {
 				s.pinned.Store(int32((k + 1) % len(s.endpoints)))
 			}
-			return reply{}, c.failure(append(faults, fmt.Errorf("%s: %w", ep.url, ctx.Err())))
+			faults[k] = fmt.Errorf("%s: %w", ep.url, ctx.Err())
+			return reply{}, c.failure(faults)
 		}
 		err = fmt.Errorf("%s: %w", ep.url, s.explain(err))
-		faults = append(faults, err)
+		faults[k] = err
 		if c.write && x.sent.Load() {
 			doubt = err
 		}
@@ -114,6 +116,7 @@ func (c call) failure(faults []error) error {
 
 // join is errors.Join on one line.
 func join(errs []error) error {
+	errs = slices.DeleteFunc(slices.Clone(errs), func(err error) bool { return err == nil })
 	if len(errs) == 1 {
 		return errs[0]
 	}

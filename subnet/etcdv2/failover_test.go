@@ -189,6 +189,18 @@ func TestAllEndpointsFail(t *testing.T) {
 	}
 }
 
+// One fault has one text, whichever endpoint is tried first, so that a log can
+// tell that nothing has changed.
+func TestFaultsAreInOrder(t *testing.T) {
+	s := open(t, Options{Endpoints: []string{"http://" + deadAddress(t), "http://" + deadAddress(t), "http://" + deadAddress(t)}})
+	_, first := s.Config(t.Context())
+	for range 5 {
+		if _, err := s.Config(t.Context()); err == nil || err.Error() != first.Error() {
+			t.Errorf("first %v\nthen  %v", first, err)
+		}
+	}
+}
+
 // TestDeadlineIsShared: an endpoint that swallows everything must not use up
 // the time that is meant for all.
 func TestDeadlineIsShared(t *testing.T) {
