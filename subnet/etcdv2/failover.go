@@ -38,7 +38,7 @@ func (s *Store) do(ctx context.Context, c call) (reply, error) {
 	}
 	first := int(s.pinned.Load())
 	faults := make([]error, len(s.endpoints)) // in the order of the flag, whichever was first
-	var doubt error // a write that may have been done, but was not confirmed
+	var doubt error                           // a write that may have been done, but was not confirmed
 	for i := range s.endpoints {
 		k := (first + i) % len(s.endpoints)
 		ep := s.endpoints[k]
