@@ -2,10 +2,12 @@ package subnet
 
 import (
 	"bytes"
+	"encoding"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"net/netip"
+	"reflect"
 	"strings"
 
 	"tweed/ipam"
@@ -37,7 +39,7 @@ func ParseConfig(b []byte) (Config, error) {
 		Backend   json.RawMessage
 	}
 	if err := json.Unmarshal(b, &raw); err != nil {
-		return Config{}, describeJSON(b, err)
+		return Config{}, ExplainJSON(b, err)
 	}
 	if raw.Network == "" {
 		return Config{}, &FieldError{Field: "Network", Value: `""`, Want: "an IPv4 network in CIDR form, such as 10.5.0.0/16"}
@@ -88,14 +90,14 @@ func (c Config) DecodeBackend(v any) error {
 		return nil
 	}
 	if err := json.Unmarshal(c.Backend, v); err != nil {
-		return fmt.Errorf("in Backend: %w", describeJSON(c.Backend, err))
+		return fmt.Errorf("in Backend: %w", ExplainJSON(c.Backend, err))
 	}
 	return nil
 }
 
-// describeJSON turns an error of encoding/json on b into one that tells an
+// ExplainJSON turns an error of encoding/json on b into one that tells an
 // operator which field is wrong, or where the text stops being JSON.
-func describeJSON(b []byte, err error) error {
+func ExplainJSON(b []byte, err error) error {
 	var syntax *json.SyntaxError
 	var typ *json.UnmarshalTypeError
 	switch {
@@ -113,7 +115,8 @@ func describeJSON(b []byte, err error) error {
 
 func goKind(e *json.UnmarshalTypeError) string {
 	switch k := e.Type.Kind().String(); {
-	case k == "string":
+	case k == "string", e.Type.Implements(reflect.TypeFor[encoding.TextUnmarshaler]()),
+		reflect.PointerTo(e.Type).Implements(reflect.TypeFor[encoding.TextUnmarshaler]()):
 		return "a text in quotes"
 	case k == "bool":
 		return "true or false"

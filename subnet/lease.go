@@ -51,7 +51,7 @@ func (a *Attrs) UnmarshalJSON(b []byte) error {
 		BackendData json.RawMessage
 	}
 	if err := json.Unmarshal(b, &raw); err != nil {
-		return describeJSON(b, err)
+		return ExplainJSON(b, err)
 	}
 	ip, err := netip.ParseAddr(raw.PublicIP)
 	if err != nil || !ip.Is4() || ip.IsUnspecified() || ip.IsMulticast() || ip == netip.AddrFrom4([4]byte{255, 255, 255, 255}) {

@@ -3,6 +3,7 @@ package subnet_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net/netip"
 	"slices"
@@ -222,7 +223,7 @@ func TestWaitConfig(t *testing.T) {
 			time.Sleep(3 * time.Second)
 			store.SetConfig(network)
 		}()
-		cfg, err := subnet.WaitConfig(t.Context(), store, "/coreos.com/network/config", slog.New(slog.NewTextHandler(&log, nil)))
+		cfg, err := subnet.WaitConfig(t.Context(), store, "/coreos.com/network/config", func(why error) { fmt.Fprintln(&log, why) })
 		if err != nil || cfg.Network != prefix("10.5.0.0/16") {
 			t.Errorf("%+v, %v", cfg, err)
 		}

@@ -50,7 +50,7 @@ func ReadState(path string) (State, error) {
 	}
 	var s State
 	if err := json.Unmarshal(b, &s); err != nil {
-		return State{}, fmt.Errorf("read %s: %w", path, describeJSON(b, err))
+		return State{}, fmt.Errorf("read %s: %w", path, ExplainJSON(b, err))
 	}
 	if !s.Subnet.IsValid() || !s.Subnet.Addr().Is4() {
 		return State{}, fmt.Errorf("read %s: Subnet %q: want an IPv4 subnet such as 10.5.34.0/24", path, s.Subnet)

@@ -3,7 +3,6 @@ package subnet
 import (
 	"context"
 	"fmt"
-	"log/slog"
 	"time"
 )
 
@@ -11,16 +10,16 @@ import (
 const configRetry = time.Second
 
 // WaitConfig asks the store for the network config until there is a valid one,
-// once a second. It logs why there is none, naming key, the place of the config
-// in the store, and returns an error only when ctx ends.
-func WaitConfig(ctx context.Context, store Store, key string, log *slog.Logger) (Config, error) {
+// once a second. It tells missing why there is none, which names key, the place
+// of the config in the store, and returns an error only when ctx ends.
+func WaitConfig(ctx context.Context, store Store, key string, missing func(why error)) (Config, error) {
 	for {
 		c, err := fetchConfig(ctx, store, key)
 		if err == nil {
 			return c, nil
 		}
 		if ctx.Err() == nil {
-			log.Error(fmt.Sprintf("Couldn't fetch network config: %v", err))
+			missing(err)
 		}
 		if !pause(ctx, configRetry) {
 			return Config{}, ctx.Err()

@@ -89,7 +89,7 @@ func parseVTEP(data json.RawMessage) (rtnl.MAC, error) {
 	}
 	var v struct{ VtepMAC *rtnl.MAC }
 	if err := json.Unmarshal(data, &v); err != nil {
-		return rtnl.MAC{}, fmt.Errorf("BackendData %.80s: %w: %s", data, err, want)
+		return rtnl.MAC{}, fmt.Errorf("BackendData %.80s: %w: %s", data, subnet.ExplainJSON(data, err), want)
 	}
 	if v.VtepMAC == nil {
 		return rtnl.MAC{}, fmt.Errorf("BackendData %.80s: VtepMAC is missing: %s", data, want)

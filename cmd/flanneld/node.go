@@ -129,7 +129,10 @@ func (n *node) statePath() string { return subnet.StatePath(n.opts.stateDir, n.o
 
 // network brings this node into the overlay network and keeps it there.
 func (n *node) network(ctx context.Context, store subnet.Store, u backend.Underlay, prev []netip.Prefix) error {
-	cfg, err := subnet.WaitConfig(ctx, store, path.Join("/", n.opts.etcd.Prefix, "config"), n.log)
+	cfg, err := subnet.WaitConfig(ctx, store, path.Join("/", n.opts.etcd.Prefix, "config"), func(why error) {
+		n.ready.set(condConfig, why)
+		n.log.Error(fmt.Sprintf("Couldn't fetch network config: %v", why))
+	})
 	if err != nil {
 		return unlessDone(ctx, err)
 	}

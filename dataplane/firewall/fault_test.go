@@ -279,6 +279,21 @@ func TestIPTablesHangsHalfWay(t *testing.T) {
 	})
 }
 
+// We are told to end just when the set is complete: it stays, for packets are
+// to flow on without us.
+func TestIPTablesStopsAfterAppending(t *testing.T) {
+	eachIPTables(t, func(t *testing.T, f *Firewall) {
+		dir := t.TempDir()
+		reached, appended := filepath.Join(dir, "reached"), filepath.Join(dir, "appended")
+		spy(t, f, `case "$*" in *-A*FORWARD*-d*) : >`+appended+`;; *-S*FORWARD*) [ ! -e `+appended+` ] || { : >`+reached+`; sleep 1000; };; esac`)
+		_, err := f.Ensure(cancelWhenExists(t, reached), testRules())
+		if !errors.Is(err, context.Canceled) {
+			t.Errorf("error %v", err)
+		}
+		equalLines(t, "after the stop", lines(listForward(t), nil), lines(goldenForward, nil))
+	})
+}
+
 // A listing in a form that we do not understand must not make the chain grow.
 func TestIPTablesUnknownForm(t *testing.T) {
 	eachIPTables(t, func(t *testing.T, f *Firewall) {

@@ -68,6 +68,9 @@ func (t *iptables) append(ctx context.Context, s ruleSet, old []rule) error {
 		}
 		now, err := t.list(ctx, s)
 		if err != nil {
+			// The set is complete and stays, also if we are to end just now.
+			// While listing fails, nothing more is appended.
+			done = nil
 			return err
 		}
 		if want := slices.Concat(old, s.rules); !slices.Equal(now, want) {
