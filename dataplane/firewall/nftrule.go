@@ -78,7 +78,7 @@ func (n *nft) listRules(c *nftables.Chain) ([]nftRule, error) {
 		return nil, err
 	}
 	// struct nfgenmsg: family, version 0, resource 0 (linux/netfilter/nfnetlink.h).
-	replies, err := n.read.Execute(netlink.Message{
+	replies, err := n.dump(netlink.Message{
 		Header: netlink.Header{
 			Type:  unix.NFNL_SUBSYS_NFTABLES<<8 | unix.NFT_MSG_GETRULE,
 			Flags: netlink.Request | netlink.Dump,
@@ -97,6 +97,25 @@ func (n *nft) listRules(c *nftables.Chain) ([]nftRule, error) {
 		rules = append(rules, r)
 	}
 	return rules, nil
+}
+
+// dumpTries bounds how often a dump is repeated because another program changed
+// the ruleset while it was read.
+const dumpTries = 20
+
+// dump asks until the ruleset held still for once: a dump of several parts that
+// meets a change shows rules twice, or not at all.
+func (n *nft) dump(request netlink.Message) ([]netlink.Message, error) {
+	for range dumpTries {
+		replies, err := n.read.Execute(request)
+		if err != nil {
+			return nil, err
+		}
+		if !slices.ContainsFunc(replies, func(m netlink.Message) bool { return m.Header.Flags&netlink.DumpInterrupted != 0 }) {
+			return replies, nil
+		}
+	}
+	return nil, fmt.Errorf("the ruleset changes all the time (%d tries)", dumpTries)
 }
 
 // parseNFTRule reads a message of NFT_MSG_NEWRULE.
