@@ -9,7 +9,8 @@ BUILD   := CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags '$(LDFLAGS)
 ARCHES  := amd64 arm64 arm riscv64 ppc64le s390x
 FUZZTIME ?= 3s
 
-.PHONY: help build demo test setup fmt vet staticcheck unit fuzz cross integration clean
+.NOTPARALLEL: # also with make -j: set-up comes first, and the tests measure time
+.PHONY: help build demo test root setup fmt vet staticcheck unit fuzz cross integration clean
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -20,7 +21,10 @@ build: ## put flanneld, mk-docker-opts and tweed into bin/ (VERSION=... to name 
 demo: build ## three hosts on this machine, every backend in turn; needs root and Go only
 	bin/tweed demo $(DEMOFLAGS)
 
-test: setup fmt vet staticcheck cross unit fuzz integration ## everything; needs root
+test: root setup fmt vet staticcheck cross unit fuzz integration ## everything; needs root
+
+root:
+	@test "$$(id -u)" = 0 || { echo "the tests make network namespaces: run sudo make test" >&2; exit 1; }
 
 setup: ## install the Debian packages that the tests use
 	test/setup.sh

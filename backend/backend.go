@@ -10,8 +10,9 @@ import (
 )
 
 // A Backend carries the pods' packets between this node and its peers. The
-// daemon calls Open of the backend's package, then Up with the lease it got,
-// then Sync and Run concurrently, and Close in the end.
+// daemon calls Open of the backend's package; then, with a lease, Run, and
+// beside it Up and Sync, again with another lease if the first is lost; and
+// Close in the end.
 type Backend interface {
 	// Attrs is what this node publishes with its lease.
 	Attrs() subnet.Attrs
@@ -23,8 +24,8 @@ type Backend interface {
 	// Sync makes the kernel match the complete set of peers, as a
 	// subnet.SyncFunc. It is idempotent, does all it can when one peer fails,
 	// and returns the joined errors of what a later try may mend; a lease that
-	// is of no use is logged once and left out. It is never called concurrently with itself
-	// or with Up.
+	// is of no use is logged once and left out. It is never called concurrently
+	// with itself or with Up.
 	Sync(ctx context.Context, peers []subnet.Lease) error
 	// Run carries packets (or just waits, where the kernel does) until ctx
 	// ends; then it returns nil.
@@ -36,8 +37,7 @@ type Backend interface {
 
 // Underlay is the chosen side of this node that faces its peers.
 type Underlay struct {
-	Name     string     // of the interface
-	Index    int        // of the interface
+	Name     string     // of the interface, by which it is found again if it was taken away meanwhile
 	MTU      int        // of the interface, in bytes
 	Addr     netip.Addr // IPv4 address of the interface
 	PublicIP netip.Addr // where peers send to; Addr unless -public-ip says otherwise

@@ -68,6 +68,8 @@ func (f *Forwarder) Run(ctx context.Context) error {
 			failed = 0
 		case isTransient(err) && failed < maxRecvErrors:
 			failed++
+		case isTransient(err):
+			return fmt.Errorf("receive: %d errors in a row, the last is: %w", failed+1, err)
 		default:
 			return err
 		}

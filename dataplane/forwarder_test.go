@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strings"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -210,8 +211,9 @@ func TestFinalErrors(t *testing.T) {
 		for range maxRecvErrors + 1 {
 			b.in.arrive(received{err: Transient(syscall.ENOMEM)})
 		}
-		if err := b.Run(t.Context()); !errors.Is(err, syscall.ENOMEM) {
-			t.Error(err)
+		err := b.Run(t.Context())
+		if want := fmt.Sprintf("receive: %d errors in a row", maxRecvErrors+1); !errors.Is(err, syscall.ENOMEM) || !strings.Contains(err.Error(), want) {
+			t.Errorf("error %v, want %s", err, want)
 		}
 	})
 	t.Run("transient errors between packets", func(t *testing.T) {

@@ -12,11 +12,13 @@ import (
 // keeper is the state of one Run. One goroutine owns it.
 type keeper struct {
 	*Manager
-	own    Lease
-	damage bool // our record does not say what we want it to
-	peers  map[netip.Prefix]Lease
-	listed bool // whether peers is complete
-	sync   SyncFunc
+	own        Lease
+	due        time.Time // own.Expires when the next renewal was planned
+	damage     bool      // our record does not say what we want it to
+	peers      map[netip.Prefix]Lease
+	listed     bool            // whether peers is complete
+	unreadable map[string]bool // keys of records
+	sync       SyncFunc
 }
 
 func (k *keeper) run(ctx context.Context, news <-chan update) error {
@@ -52,7 +54,8 @@ func (k *keeper) run(ctx context.Context, news <-chan update) error {
 			if err := k.apply(u); err != nil {
 				return err
 			}
-			if k.own.Revision != rev {
+			// Time that the machine slept through shows in the record only.
+			if k.own.Revision != rev || k.due.Sub(k.own.Expires) > clockSlack {
 				renew.Reset(k.untilRenewal())
 			}
 		case <-repair.C:
@@ -77,10 +80,11 @@ func (k *keeper) untilRenewal() time.Duration {
 		// Two daemons that claim one record must not fight at full speed.
 		d = repairRecordAfter
 	case k.own.Reserved():
-		d = endless
+		d = endless - k.margin + 1 // to the nanosecond what flannel logs, by an overflow
 	default:
 		d = max(0, time.Until(k.own.Expires)-k.margin)
 	}
+	k.due = k.own.Expires
 	k.log.Info(fmt.Sprintf("Waiting for %s to renew lease", d))
 	return d
 }
@@ -113,6 +117,7 @@ func (k *keeper) renew(ctx context.Context) error {
 
 // apply takes over news. It fails only with ErrLeaseLost.
 func (k *keeper) apply(u update) error {
+	defer func() { k.bad.Store(int64(len(k.unreadable))) }()
 	if u.snap != nil {
 		return k.applySnapshot(*u.snap)
 	}
@@ -129,6 +134,10 @@ func (k *keeper) applySnapshot(snap Snapshot) error {
 		return err
 	}
 	k.noteBad(snap.Bad)
+	clear(k.unreadable)
+	for _, b := range snap.Bad {
+		k.unreadable[b.Key] = true
+	}
 	peers := make(map[netip.Prefix]Lease, len(snap.Leases))
 	for _, l := range snap.Leases {
 		if k.isPeer(l) {
@@ -148,6 +157,7 @@ func (k *keeper) applySnapshot(snap Snapshot) error {
 func (k *keeper) applyEvent(e Event) error {
 	switch e.Kind {
 	case Put:
+		delete(k.unreadable, Key(e.Lease.Subnet))
 		if e.Lease.Subnet == k.own.Subnet {
 			if e.Revision <= k.own.Revision {
 				return nil // our own write
@@ -160,12 +170,14 @@ func (k *keeper) applyEvent(e Event) error {
 			delete(k.peers, e.Lease.Subnet)
 		}
 	case Removed:
+		delete(k.unreadable, Key(e.Subnet))
 		if e.Subnet == k.own.Subnet && e.Revision > k.own.Revision {
 			return fmt.Errorf("%w: the record of %s was removed", ErrLeaseLost, e.Subnet)
 		}
 		delete(k.peers, e.Subnet)
 	case Bad:
 		k.noteBad([]BadRecord{e.Bad})
+		k.unreadable[e.Bad.Key] = true
 		if e.Bad.Subnet == k.own.Subnet && e.Revision > k.own.Revision {
 			k.overwrite(e.Revision)
 		}

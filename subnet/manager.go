@@ -19,11 +19,16 @@ var ErrLeaseLost = errors.New("lease lost")
 
 // A Manager acquires this node's lease, keeps it, and follows the peers'.
 type Manager struct {
+	// Trouble, if not nil, is told each time why Acquire has to try again.
+	Trouble func(why error)
+
 	store  Store
 	cfg    Config
 	margin time.Duration
 	log    *slog.Logger
-	bad    atomic.Int64
+	bad    atomic.Int64 // unreadable records in the store
+
+	acquired time.Time // when Acquire last succeeded
 }
 
 // NewManager returns a Manager for the network cfg. It renews a lease when
@@ -32,19 +37,26 @@ func NewManager(store Store, cfg Config, margin time.Duration, log *slog.Logger)
 	return &Manager{store: store, cfg: cfg, margin: margin, log: log}
 }
 
-// BadRecords returns how many unreadable records have been seen and skipped.
+// BadRecords returns how many unreadable records the store holds, all of which
+// are skipped. It may be called at any time.
 func (m *Manager) BadRecords() int64 { return m.bad.Load() }
 
 // Acquire leases a subnet, in this order: the one that a record with our
 // public IP already holds, then those of prev that are still free, then any
 // free one. It never overwrites another node's record. Lost races and an
 // unreachable store are retried until ctx ends; ipam.ErrExhausted is returned.
+// It is not safe for concurrent use.
 func (m *Manager) Acquire(ctx context.Context, a Attrs, prev ...netip.Prefix) (Lease, error) {
+	// Nodes that take each other's records away must not fight at full speed.
+	if time.Since(m.acquired) < repairEvery {
+		pause(ctx, repairRecordAfter)
+	}
 	wait := backoff{min: 100 * time.Millisecond, max: 10 * time.Second}
 	for {
 		l, err := m.tryAcquire(ctx, a, prev)
 		switch {
 		case err == nil:
+			m.acquired = time.Now()
 			return l, nil
 		case ctx.Err() != nil:
 			return Lease{}, ctx.Err()
@@ -55,6 +67,9 @@ func (m *Manager) Acquire(ctx context.Context, a Attrs, prev ...netip.Prefix) (L
 			m.log.Info("another node was faster, choosing a subnet again", "err", err)
 		default:
 			m.log.Error("Couldn't acquire a lease, trying again", "err", err)
+		}
+		if m.Trouble != nil {
+			m.Trouble(err)
 		}
 		if !pause(ctx, wait.delay()) {
 			return Lease{}, ctx.Err()
@@ -68,6 +83,7 @@ func (m *Manager) tryAcquire(ctx context.Context, a Attrs, prev []netip.Prefix) 
 		return Lease{}, err
 	}
 	m.noteBad(snap.Bad)
+	m.bad.Store(int64(len(snap.Bad)))
 
 	if l, ok := m.chooseOwn(snap.Leases, a.PublicIP, prev); ok {
 		m.log.Info(fmt.Sprintf("Found lease (%s) for current IP (%s), reusing", l.Subnet, a.PublicIP))
@@ -166,7 +182,6 @@ func ttlFor(l Lease) time.Duration {
 
 func (m *Manager) noteBad(bad []BadRecord) {
 	for _, b := range bad {
-		m.bad.Add(1)
 		m.log.Warn("skipping a bad record", "key", b.Key, "err", b.Err)
 	}
 }

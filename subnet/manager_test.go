@@ -191,8 +191,15 @@ func TestAcquireOutlivesTrouble(t *testing.T) {
 					}
 					return nil
 				})
-				if _, err := manager(t, store, network).Acquire(t.Context(), self); err != nil || left != 0 {
-					t.Errorf("error %v with %d failures to come", err, left)
+				m := manager(t, store, network)
+				told := 0
+				m.Trouble = func(why error) {
+					if told++; !strings.Contains(why.Error(), "connection refused") {
+						t.Errorf("trouble %v", why)
+					}
+				}
+				if _, err := m.Acquire(t.Context(), self); err != nil || left != 0 || told != 5 {
+					t.Errorf("error %v with %d failures to come, told %d times", err, left, told)
 				}
 			})
 		})
@@ -236,4 +243,3 @@ func TestWaitConfig(t *testing.T) {
 		}
 	})
 }
-

@@ -23,7 +23,10 @@ const (
 	relistEvery = 5 * time.Minute
 	// repairRecordAfter is how soon our own record is put right.
 	repairRecordAfter = 3 * time.Second
-	// endless is what flannel logs as the time left of a reservation.
+	// clockSlack is by how much two answers of the store may differ about when
+	// our lease expires: whole seconds, and the time that a request took.
+	clockSlack = 30 * time.Second
+	// endless is the time left of a reservation.
 	endless = time.Duration(math.MaxInt64)
 )
 
@@ -36,7 +39,7 @@ func (m *Manager) Run(ctx context.Context, own Lease, sync SyncFunc) error {
 	news := make(chan update)
 	g.Go(func() error { return m.follow(gctx, news) })
 	g.Go(func() error {
-		k := keeper{Manager: m, own: own, peers: map[netip.Prefix]Lease{}, sync: sync}
+		k := keeper{Manager: m, own: own, peers: map[netip.Prefix]Lease{}, unreadable: map[string]bool{}, sync: sync}
 		return k.run(gctx, news)
 	})
 	err := g.Wait()
@@ -72,11 +75,16 @@ func (m *Manager) follow(ctx context.Context, news chan<- update) error {
 			pause(ctx, wait.delay())
 			continue
 		}
-		wait.reset()
 		if err := send(update{snap: &snap}); err != nil {
 			return err
 		}
+		began := time.Now()
 		m.watch(ctx, snap.Revision, send)
+		if time.Since(began) > wait.min {
+			wait.reset()
+		} else { // what was just listed is forgotten already
+			pause(ctx, wait.delay())
+		}
 	}
 	return ctx.Err()
 }

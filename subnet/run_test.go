@@ -17,6 +17,7 @@ import (
 // node is a Manager at work inside a synctest bubble.
 type node struct {
 	t      *testing.T
+	m      *subnet.Manager
 	store  *subnettest.Memory
 	lease  subnet.Lease
 	cancel context.CancelFunc
@@ -36,7 +37,7 @@ func startNode(t *testing.T, store *subnettest.Memory) *node {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
-	n := &node{t: t, store: store, lease: l, cancel: cancel, done: make(chan error, 1)}
+	n := &node{t: t, m: m, store: store, lease: l, cancel: cancel, done: make(chan error, 1)}
 	go func() {
 		n.done <- m.Run(ctx, l, func(_ context.Context, peers []subnet.Lease) error {
 			n.mu.Lock()
@@ -70,6 +71,13 @@ func (n *node) want(subnets ...string) {
 	}
 	if !slices.Equal(got, subnets) {
 		n.t.Errorf("peers are %v, want %v", got, subnets)
+	}
+}
+
+func (n *node) wantBad(records int64) {
+	n.t.Helper()
+	if got := n.m.BadRecords(); got != records {
+		n.t.Errorf("%d bad records, want %d", got, records)
 	}
 }
 
@@ -179,12 +187,26 @@ func TestRunKeepsPeerWithBadRecord(t *testing.T) {
 		n := startNode(t, store)
 		defer n.stop()
 		store.SetRaw("10.5.2.0-24", "garbage", time.Hour)
+		store.SetRaw("alien", "x", 0)
 		n.want("10.5.2.0/24", "10.5.3.0/24")
+		n.wantBad(2)
 		store.Compact()
 		time.Sleep(time.Minute)
 		n.want("10.5.2.0/24", "10.5.3.0/24")
+		n.wantBad(2)
 		store.Remove("10.5.2.0-24")
 		n.want("10.5.3.0/24")
+		n.wantBad(1)
+		store.Remove("alien")
+		store.Compact()
+		time.Sleep(time.Minute)
+		n.wantBad(0)
+		store.SetRaw("10.5.3.0-24", "garbage", time.Hour)
+		synctest.Wait()
+		n.wantBad(1)
+		store.SetRaw("10.5.3.0-24", `{"PublicIP":"192.0.2.3"}`, time.Hour)
+		n.want("10.5.3.0/24")
+		n.wantBad(0)
 	})
 }
 

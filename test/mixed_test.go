@@ -1,6 +1,7 @@
 package test
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 
@@ -124,14 +125,15 @@ func (n *node) about(text string) string {
 	return b.String()
 }
 
-// TestRecordsOfOtherBackends: udp sends to every peer, vxlan and host-gw tell
-// that they cannot.
+// TestRecordsOfOtherBackends: vxlan and host-gw tell which peers they cannot
+// serve, even if the record has all they need. (udp sends to every peer, see
+// TestUDPOnTheWire.)
 func TestRecordsOfOtherBackends(t *testing.T) {
 	records := map[string]string{
 		"udp":     `{"PublicIP":"20.0.0.77"}`,
 		"vxlan":   `{"PublicIP":"20.0.0.78","BackendType":"vxlan","BackendData":{"VtepMAC":"0e:00:00:00:00:78"}}`,
 		"host-gw": `{"PublicIP":"20.0.0.79","BackendType":"host-gw"}`,
-		"ipip":    `{"PublicIP":"20.0.0.80","BackendType":"ipip"}`,
+		"ipip":    `{"PublicIP":"20.0.0.80","BackendType":"ipip","BackendData":{"VtepMAC":"0e:00:00:00:00:80"}}`,
 	}
 	subnets := map[string]string{"udp": "10.5.77.0", "vxlan": "10.5.78.0", "host-gw": "10.5.79.0", "ipip": "10.5.80.0"}
 	for _, backend := range []string{"vxlan", "host-gw"} {
@@ -147,7 +149,12 @@ func TestRecordsOfOtherBackends(t *testing.T) {
 			n.awaitReady(200)
 			for typ := range records {
 				if typ != backend {
-					n.wantLog(`subnet=` + subnets[typ] + `/24`)
+					published := typ
+					if typ == "udp" {
+						published = ""
+					}
+					n.wantLog(fmt.Sprintf(`peer ignored subnet=%s/24 peer=20.0.0.%s err="BackendType \"%s\": this node runs \"%s\""`,
+						subnets[typ], strings.Split(subnets[typ], ".")[2], published, backend))
 				}
 				if have := strings.Contains(n.kernel(), subnets[typ]); have != (typ == backend) {
 					t.Errorf("%s peer is in the kernel: %v\n%s", typ, have, n.kernel())

@@ -145,7 +145,7 @@ func TestEnvironment(t *testing.T) {
 	// What follows a word that is not a flag is ignored.
 	n.launchWith(env, "-etcd-prefix=/arg", "-ip-masq", "false", "-ip-masq=false")
 	check("host-gw", true)
-	wantTexts(t, n.output(), `ignoring "false" and all that follows it on the command line`)
+	wantTexts(t, n.output(), "ignoring the rest of the command line behind -ip-masq, 2 word(s)")
 }
 
 // TestNotRoot starts the daemon without privileges.

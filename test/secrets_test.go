@@ -141,6 +141,25 @@ func TestAuth(t *testing.T) {
 	}
 }
 
+// TestProxySecret has a dead proxy before etcd, with a password in its URL.
+func TestProxySecret(t *testing.T) {
+	t.Parallel()
+	c := newLab(t, lab.Options{})
+	n := c.addHost()
+	for _, proxy := range []string{
+		"http://user:pa55word-x@20.0.0.1:1",
+		"socks5://user:pa55word-x@20.0.0.1:1",
+	} {
+		c.step(proxy, func() {
+			n.launchWith([]string{"HTTP_PROXY=" + proxy, "NO_PROXY="}, n.fileArgs("-etcd-endpoints=http://"+etcdAddr, "-v=10", readyArgs)...)
+			n.wantLog("20.0.0.1:1: connect: connection refused")
+			_, ready := n.health("/readyz")
+			n.stop()
+			wantNoSecret(c.t, "the log and /readyz", n.output()+ready)
+		})
+	}
+}
+
 func wantNoSecret(t *testing.T, where, text string) {
 	t.Helper()
 	for _, secret := range []string{"pa55", "cGE1N", "Zmxhbm5lbDpwYTU1"} { // plain, and two forms of base64

@@ -7,7 +7,9 @@ need() { # need PROGRAM PACKAGE
 	command -v "$1" >/dev/null 2>&1 || missing="$missing $2"
 }
 PATH=$PATH:/usr/sbin:/sbin
-need gcc gcc             # the race detector
+need gcc gcc             # the race detector, with the headers of libc
+[ -e /usr/include/stdlib.h ] || missing="$missing libc6-dev"
+need ip iproute2
 need iptables iptables
 need nft nftables
 need dash dash

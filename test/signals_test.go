@@ -100,6 +100,45 @@ func TestSecondSignal(t *testing.T) {
 	}
 }
 
+// TestOtherSignals: SIGHUP kills, as there is nothing to reload, and SIGQUIT
+// shows the stacks.
+func TestOtherSignals(t *testing.T) {
+	t.Parallel()
+	c := newLab(t, lab.Options{})
+	c.set(configKey, config(`"alloc"`), 0)
+	n := c.addHost()
+	stack := regexp.MustCompile(`(?m)^goroutine 1 .*\[`)
+	for _, sig := range []syscall.Signal{syscall.SIGHUP, syscall.SIGQUIT} {
+		n.start()
+		record := n.lease()
+		c.must(n.daemon.Signal(sig))
+		state, err := n.daemon.Wait(c.ctx)
+		c.must(err)
+		if ws := state.Sys().(syscall.WaitStatus); sig == syscall.SIGHUP && (!ws.Signaled() || ws.Signal() != sig) {
+			t.Errorf("%s: it ended with %s, want to see it killed", sig, state)
+		}
+		if has := stack.MatchString(n.output()); has != (sig == syscall.SIGQUIT) {
+			t.Errorf("%s: stacks in the output: %t", sig, has)
+		}
+		c.wantRecord(record.Key, record.Value, true)
+	}
+}
+
+// TestSignalWithoutNetwork has the node lose its network, and with it etcd,
+// before the end: packets into nowhere are not waited for.
+func TestSignalWithoutNetwork(t *testing.T) {
+	t.Parallel()
+	c := newLab(t, lab.Options{})
+	c.set(configKey, config(`"vxlan"`), 0)
+	n := c.addHost()
+	n.start()
+	n.wantLog("Waiting for 22h59m")
+	c.must(n.Unplug())
+	c.must(n.daemon.Signal(syscall.SIGTERM))
+	n.wantGone(5*time.Second, 0)
+	n.wantLog("Exiting cleanly...")
+}
+
 // glogLine is the header of every line.
 var glogLine = regexp.MustCompile(`^[IWEF](\d{4}) \d\d:\d\d:\d\d\.\d{6} ([ \d]{7,}) [\w.]+\.go:\d+\] \S`)
 

@@ -143,8 +143,16 @@ func (b *Backend) Sync(_ context.Context, peers []subnet.Lease) error {
 // meanwhile it returns an error that names it.
 func (b *Backend) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
-	g.Go(func() error { return b.toPeers.Run(ctx) })
-	g.Go(func() error { return b.fromPeers.Run(ctx) })
+	carry := func(f *dataplane.Forwarder, from, to string) {
+		g.Go(func() error {
+			if err := f.Run(ctx); err != nil {
+				return fmt.Errorf("udp: from %s to %s: %w", from, to, err)
+			}
+			return nil
+		})
+	}
+	carry(&b.toPeers, b.tun.Name(), "peers")
+	carry(&b.fromPeers, "peers", b.tun.Name())
 	return g.Wait()
 }
 

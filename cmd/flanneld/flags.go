@@ -8,6 +8,7 @@ import (
 	"io"
 	"log/slog"
 	"math"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -64,7 +65,8 @@ func parse(args, environ []string, stderr io.Writer) (opts options, notes []note
 		return options{}, nil, &exitStatus{0}
 	}
 	if rest := fs.Args(); len(rest) > 0 {
-		notes = append(notes, note{slog.LevelWarn, fmt.Sprintf("ignoring %q and all that follows it on the command line, because it is not a flag (write -flag=true, not -flag true)", rest[0])})
+		notes = append(notes, note{slog.LevelWarn, fmt.Sprintf("ignoring the rest of the command line behind %s, %d word(s), because the first of them is not a flag (write -flag=true, not -flag true)",
+			lastFlag(fs, args[:len(args)-len(rest)]), len(rest))})
 	}
 	notes = append(notes, applyEnv(fs, environ)...)
 
@@ -81,6 +83,19 @@ func parse(args, environ []string, stderr io.Writer) (opts options, notes []note
 	return opts, notes, nil
 }
 
+// lastFlag returns the last word of parsed that is one of our flags, without
+// its value. Neither values nor stray words are ever told, as one may be a
+// password or, behind a blank, the rest of it.
+func lastFlag(fs *flag.FlagSet, parsed []string) string {
+	for _, word := range slices.Backward(parsed[1:]) {
+		name, _, _ := strings.Cut(strings.TrimLeft(word, "-"), "=")
+		if strings.HasPrefix(word, "-") && fs.Lookup(name) != nil {
+			return "-" + name
+		}
+	}
+	return parsed[0]
+}
+
 // raw holds the flags whose values need a check or a change of form before
 // they are options.
 type raw struct {
@@ -88,7 +103,6 @@ type raw struct {
 	endpoints     string
 	marginMinutes int
 	resyncSeconds int
-	kube          bool
 	publicIPv6    string
 	version       bool
 }
@@ -101,21 +115,23 @@ func (r *raw) check(fs *flag.FlagSet) (options, []note, error) {
 	}
 	o := r.options
 
-	if r.kube {
-		return o, notes, errors.New("-kube-subnet-mgr is not supported yet: want etcd, by -etcd-endpoints")
-	}
+	var kube []string
 	fs.Visit(func(f *flag.Flag) {
-		if strings.HasPrefix(f.Name, "kube") || f.Name == "net-config-path" || f.Name == "set-node-network-unavailable" {
-			warn("-%s has no effect without -kube-subnet-mgr", f.Name)
+		isKube := strings.HasPrefix(f.Name, "kube") || f.Name == "net-config-path" || f.Name == "set-node-network-unavailable"
+		if isKube && f.Value.String() != f.DefValue {
+			kube = append(kube, "-"+f.Name)
 		}
 	})
+	if len(kube) > 0 {
+		return o, notes, fmt.Errorf("%s is not supported yet: want etcd, by -etcd-endpoints", strings.Join(kube, " with "))
+	}
 	if r.publicIPv6 != "" {
 		return o, notes, fmt.Errorf("-public-ipv6 %q is not supported yet: only IPv4 networks are", r.publicIPv6)
 	}
 
 	for endpoint := range strings.SplitSeq(r.endpoints, ",") {
 		if endpoint == "" {
-			warn("-etcd-endpoints %q has an empty element", r.endpoints)
+			warn("-etcd-endpoints has an empty element") // its other elements may hold a password
 			continue
 		}
 		o.etcd.Endpoints = append(o.etcd.Endpoints, endpoint)

@@ -87,10 +87,13 @@ func TestParse(t *testing.T) {
 		{name: "empty endpoint", args: []string{"-etcd-endpoints", "http://a:1,"},
 			want: func(o options) bool { return slices.Equal(o.etcd.Endpoints, []string{"http://a:1"}) }, note: "has an empty element"},
 		{name: "stops at the first word", args: strings.Fields("-ip-masq true -iface eth1"),
-			want: func(o options) bool { return o.ipMasq && o.iface.Ifaces == nil }, note: `ignoring "true" and all that follows`},
+			want: func(o options) bool { return o.ipMasq && o.iface.Ifaces == nil }, note: `behind -ip-masq, 3 word(s), because`},
 		{name: "smallest margin", args: []string{"-subnet-lease-renew-margin=1"}, want: func(o options) bool { return o.renewMargin == time.Minute }},
 		{name: "negative port is off", args: []string{"-healthz-port=-1"}, want: func(o options) bool { return o.healthzPort == 0 }, note: "-healthz-port -1 switches"},
-		{name: "kubernetes flags alone", args: []string{"-kube-api-url", "http://k", "-kube-subnet-mgr=false"}, want: func(options) bool { return true }, note: "-kube-api-url has no effect"},
+		{name: "kubernetes flags at their defaults", args: []string{"-kube-subnet-mgr=false", "-kube-api-url=", "-set-node-network-unavailable"}, want: func(options) bool { return true }},
+		{name: "a password with a blank is not told", args: []string{"-etcd-password", "-pa55", "word", "x"}, want: func(o options) bool { return o.etcd.Password == "-pa55" }, note: "behind -etcd-password, 2 word(s)"},
+		{name: "nor one behind an empty value", args: []string{"-etcd-password=", "pa55word"}, want: func(o options) bool { return o.etcd.Password == "" }, note: "behind -etcd-password, 1 word(s)"},
+		{name: "a word before all flags", args: []string{"word", "-ip-masq"}, want: func(o options) bool { return !o.ipMasq }, note: "behind flanneld, 2 word(s)"},
 		{name: "last value counts", args: []string{"-etcd-prefix=/a", "-etcd-prefix=/b"}, want: func(o options) bool { return o.etcd.Prefix == "/b" }},
 
 		{name: "environment", env: []string{"FLANNELD_ETCD_PREFIX=/env", "FLANNELD_IP_MASQ=true", "FLANNELD_V=3", "FLANNELD_VMODULE=a=1", "FLANNELD_LOG_BACKTRACE_AT=a.go:1", "FLANNELD_ETCD_PASSWORD=x=y"},
@@ -140,7 +143,7 @@ func TestParseExits(t *testing.T) {
 		code int
 		want string // texts on stderr, separated by |
 	}{
-		{name: "-h", args: []string{"-h"}, want: usage + "|FLANNELD_ETCD_ENDPOINTS|etcdctl set"},
+		{name: "-h", args: []string{"-h"}, want: usage + "|FLANNELD_ETCD_ENDPOINTS|  ETCDCTL_API=2 etcdctl set "},
 		{name: "-help", args: []string{"-help"}, want: usage},
 		{name: "-version", args: []string{"-version"}, want: versionText() + "\n"},
 		{name: "-version comes before the environment", args: []string{"-version"}, env: []string{"FLANNELD_V=x", "FLANNELD_NONSENSE=1"}, want: versionText() + "\n"},
@@ -167,13 +170,14 @@ func TestParseExits(t *testing.T) {
 		{name: "negative resync", args: []string{"-iptables-resync=-5"}, code: 1, want: "-iptables-resync -5"},
 		{name: "port", args: []string{"-healthz-port=65536"}, code: 1, want: "-healthz-port 65536: want a port from 1 to 65535, or 0"},
 		{name: "kubernetes", args: []string{"-kube-subnet-mgr"}, code: 1, want: "-kube-subnet-mgr is not supported yet"},
+		{name: "kubernetes' other flags", args: []string{"-kube-api-url=http://k", "-net-config-path=/x"}, code: 1, want: "-kube-api-url with -net-config-path is not supported yet"},
 		{name: "kubernetes by environment", env: []string{"FLANNELD_KUBE_SUBNET_MGR=true"}, code: 1, want: "not supported yet"},
 		{name: "IPv6", args: []string{"-public-ipv6=2001:db8::1"}, code: 1, want: `-public-ipv6 "2001:db8::1" is not supported yet`},
 		{name: "no endpoint", args: []string{"-etcd-endpoints="}, code: 1, want: "-etcd-endpoints is empty"},
 		{name: "only commas", args: []string{"-etcd-endpoints=,,"}, code: 1, want: "-etcd-endpoints is empty"},
 		{name: "certificate without key", args: []string{"-etcd-certfile=c"}, code: 1, want: `-etcd-certfile "c" and -etcd-keyfile "": want both or neither`},
 		{name: "key without certificate", args: []string{"-etcd-keyfile=k"}, code: 1, want: "want both or neither"},
-		{name: "notes are told too", args: []string{"-healthz-port=65536", "word"}, env: []string{"FLANNELD_V=x"}, code: 1, want: `ignoring "word"|FLANNELD_V="x"|65536`},
+		{name: "notes are told too", args: []string{"-healthz-port=65536", "word"}, env: []string{"FLANNELD_V=x"}, code: 1, want: `behind -healthz-port, 1 word(s)|FLANNELD_V="x"|65536`},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -203,7 +207,9 @@ func TestSecretsAreNotTold(t *testing.T) {
 		{"FLANNELD_ETCD_PASWORD=" + secret},
 		{"FLANNELD_ETCD_PASSWORD=" + secret, "FLANNELD_ETCD_PASSWORD=" + secret, "FLANNELD_V=x"},
 	} {
-		for _, args := range [][]string{nil, {"-h"}, {"-etcd-password", secret, "-nonsense"}, {"-etcd-password=" + secret, "-healthz-port=-1"}} {
+		for _, args := range [][]string{nil, {"-h"}, {"-etcd-password", secret, "-nonsense"}, {"-etcd-password=" + secret, "-healthz-port=-1"},
+			{"-etcd-endpoints=http://root:" + secret + "@192.0.2.1:2379,"},
+			{"-ip-masq", "-etcd-password", "my", secret}, {"-etcd-password=my", secret}} {
 			_, notes, stderr, _ := runParse(t, args, env)
 			if strings.Contains(notes+stderr, secret) {
 				t.Errorf("%q %q: told %s%s", args, env, notes, stderr)

@@ -88,9 +88,10 @@ func healthHandler(r *readiness) http.Handler {
 		switch {
 		case asJSON:
 			json.NewEncoder(w).Encode(struct {
-				Ready      bool        `json:"ready"`
-				Conditions []condition `json:"conditions"`
-			}{ready, conditions})
+				Ready      bool             `json:"ready"`
+				Conditions []condition      `json:"conditions"`
+				Counts     map[string]int64 `json:"counts"`
+			}{ready, conditions, r.numbers()})
 		case ready:
 			io.WriteString(w, "flanneld is ready")
 		default:

@@ -10,6 +10,7 @@ import (
 type readiness struct {
 	mu         sync.Mutex
 	conditions []condition // guarded by mu; in the order in which they come true
+	counts     map[string]func() int64
 }
 
 // A condition is one thing that must be true.
@@ -22,7 +23,7 @@ type condition struct {
 
 // newReadiness returns one that waits for all the named conditions.
 func newReadiness(names ...string) *readiness {
-	r := &readiness{}
+	r := &readiness{counts: map[string]func() int64{}}
 	now := time.Now()
 	for _, name := range names {
 		r.conditions = append(r.conditions, condition{Name: name, Reason: "still to come", Since: now})
@@ -48,6 +49,25 @@ func (r *readiness) set(name string, err error) {
 	if err != nil {
 		c.Reason = err.Error()
 	}
+}
+
+// count adds a number, of things that are no reason to be unready, to what is
+// told as JSON.
+func (r *readiness) count(name string, now func() int64) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.counts[name] = now
+}
+
+// numbers returns the present values of what count was given.
+func (r *readiness) numbers() map[string]int64 {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	now := make(map[string]int64, len(r.counts))
+	for name, f := range r.counts {
+		now[name] = f()
+	}
+	return now
 }
 
 func (r *readiness) find(name string) *condition {

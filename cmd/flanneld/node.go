@@ -10,6 +10,7 @@ import (
 	"path"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -131,7 +132,7 @@ func (n *node) statePath() string { return subnet.StatePath(n.opts.stateDir, n.o
 func (n *node) network(ctx context.Context, store subnet.Store, u backend.Underlay, prev []netip.Prefix) error {
 	cfg, err := subnet.WaitConfig(ctx, store, path.Join("/", n.opts.etcd.Prefix, "config"), func(why error) {
 		n.ready.set(condConfig, why)
-		n.log.Error(fmt.Sprintf("Couldn't fetch network config: %v", why))
+		n.log.Error(fmt.Sprintf("Couldn't fetch network config: %v (trying again every second)", why))
 	})
 	if err != nil {
 		return unlessDone(ctx, err)
@@ -144,16 +145,19 @@ func (n *node) network(ctx context.Context, store subnet.Store, u backend.Underl
 		return unlessDone(ctx, err)
 	}
 	m := subnet.NewManager(store, cfg, n.opts.renewMargin, n.log)
+	m.Trouble = func(why error) { n.ready.set(condLease, why) }
+	n.ready.count("badRecords", m.BadRecords)
 	lease, err := m.Acquire(ctx, be.Attrs(), prev...)
 	if err != nil {
 		return errors.Join(unlessDone(ctx, err), be.Close())
 	}
 
+	file := envFile{node: n}
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return be.Run(ctx) })
 	g.Go(func() error {
 		for {
-			err := n.hold(ctx, cfg, be, m, lease)
+			err := n.hold(ctx, cfg, be, m, lease, &file)
 			if !errors.Is(err, subnet.ErrLeaseLost) {
 				return err
 			}
@@ -166,12 +170,16 @@ func (n *node) network(ctx context.Context, store subnet.Store, u backend.Underl
 	return errors.Join(err, be.Close())
 }
 
+var errMoving = errors.New("moving to another subnet")
+
 // reacquire replaces a lost lease, by the same subnet if it is still free.
 func (n *node) reacquire(ctx context.Context, m *subnet.Manager, a subnet.Attrs, lost subnet.Lease, why error) (subnet.Lease, error) {
 	n.log.Warn("Lease has been revoked. Acquiring it again", "err", why)
 	n.ready.set(condLease, why)
 	l, err := m.Acquire(ctx, a, lost.Subnet)
 	if err == nil && l.Subnet != lost.Subnet {
+		n.ready.set(condBackend, errMoving)
+		n.ready.set(condPeers, errMoving)
 		n.log.Error("the subnet of this node has changed: restart docker with the new subnet file, and the containers",
 			"subnet", l.Subnet, "was", lost.Subnet)
 	}
@@ -180,20 +188,17 @@ func (n *node) reacquire(ctx context.Context, m *subnet.Manager, a subnet.Attrs,
 
 // hold configures this node for the lease and works until it is lost or ctx
 // ends.
-func (n *node) hold(ctx context.Context, cfg subnet.Config, be backend.Backend, m *subnet.Manager, l subnet.Lease) error {
+func (n *node) hold(ctx context.Context, cfg subnet.Config, be backend.Backend, m *subnet.Manager, l subnet.Lease, file *envFile) error {
 	n.ready.set(condLease, nil)
 	if err := be.Up(ctx, l); err != nil {
 		return unlessDone(ctx, err)
 	}
 	n.ready.set(condBackend, nil)
-	if err := n.setBlackhole(cfg.Network, l.Subnet); err != nil {
-		n.log.Error("Couldn't set the blackhole route", "err", err)
-	}
 
 	rules := firewall.Rules{Network: cfg.Network, Subnet: l.Subnet, Masquerade: n.opts.ipMasq, Forward: n.opts.forwardRules}
 	n.ensureFirewall(ctx, rules)
-	env := envFile{node: n, env: subnet.Env{Network: cfg.Network, Subnet: l.Subnet, MTU: be.MTU(), IPMasq: n.opts.ipMasq}}
-	env.write()
+	env := subnet.Env{Network: cfg.Network, Subnet: l.Subnet, MTU: be.MTU(), IPMasq: n.opts.ipMasq}
+	file.write(env)
 
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error {
@@ -205,11 +210,11 @@ func (n *node) hold(ctx context.Context, cfg subnet.Config, be backend.Backend, 
 	g.Go(func() error {
 		n.log.Info("Running backend.")
 		return m.Run(ctx, l, func(ctx context.Context, peers []subnet.Lease) error {
-			env.write()
-			err := be.Sync(ctx, peers)
+			file.write(env)
+			err := errors.Join(be.Sync(ctx, peers), n.setBlackhole(cfg.Network, l.Subnet))
 			n.ready.set(condPeers, err)
 			if err != nil && ctx.Err() == nil {
-				n.log.Error("not all peers are reachable", "err", err)
+				n.log.Error("Couldn't bring the kernel to what the peers need, trying again", "err", err)
 			}
 			return err
 		})
@@ -244,32 +249,35 @@ func (n *node) setBlackhole(network, own netip.Prefix) error {
 	return h.ReplaceBlackholes(network, own)
 }
 
-// envFile writes subnet.env and the state file once, and tries again at every
-// call until that has worked. Later the file is left alone, whatever becomes
-// of it: mk-docker-opts may well have put docker's options there.
+// envFile writes subnet.env and the state file once for each subnet, and tries
+// again at every call until that has worked. Later the file is left alone,
+// whatever becomes of it: mk-docker-opts may well have put docker's options
+// there, which hold as long as the subnet does, even if its lease was lost.
 type envFile struct {
 	*node
-	env     subnet.Env
-	written bool
+	told netip.Prefix // the subnet that was written; the zero value if the last try failed
+
+	notified sync.Once // READY=1
 }
 
-func (e *envFile) write() {
-	if e.written {
+func (f *envFile) write(env subnet.Env) {
+	if f.told == env.Subnet {
 		return
 	}
-	state := subnet.State{Network: e.env.Network, Subnet: e.env.Subnet}
-	if err := state.WriteFile(e.statePath()); err != nil {
-		e.log.Warn("Couldn't remember the subnet for the next start, only the subnet file has it", "err", err)
+	state := subnet.State{Network: env.Network, Subnet: env.Subnet}
+	if err := state.WriteFile(f.statePath()); err != nil {
+		f.log.Warn("Couldn't remember the subnet for the next start, only the subnet file has it", "err", err)
 	}
-	err := e.env.WriteFile(e.opts.subnetFile)
-	e.ready.set(condEnvFile, err)
+	err := env.WriteFile(f.opts.subnetFile)
+	f.ready.set(condEnvFile, err)
 	if err != nil {
-		e.log.Error("Couldn't write the subnet file, trying again", "err", err)
+		f.log.Error("Couldn't write the subnet file, trying again", "err", err)
+		f.told = netip.Prefix{}
 		return
 	}
-	e.written = true
-	e.log.Info("Wrote subnet file to " + e.opts.subnetFile)
-	notifyReady(e.log)
+	f.told = env.Subnet
+	f.log.Info("Wrote subnet file to " + f.opts.subnetFile)
+	f.notified.Do(func() { notifyReady(f.log) })
 }
 
 // unlessDone returns err, or nil once ctx has ended: to be interrupted then is

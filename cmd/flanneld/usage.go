@@ -79,7 +79,7 @@ func (r *raw) flagSet(name string) *flag.FlagSet {
 	fs.Var((*number)(&r.healthzPort), "healthz-port",
 		"`port` that serves them, such as 8081; 0 for none")
 
-	fs.Var((*boolean)(&r.kube), "kube-subnet-mgr",
+	fs.Var(new(boolean), "kube-subnet-mgr",
 		"not supported yet: take the subnet from Kubernetes instead of etcd")
 	for _, f := range []struct{ name, value, what string }{
 		{"kube-api-url", "", "`URL` of the API server"},
@@ -87,11 +87,11 @@ func (r *raw) flagSet(name string) *flag.FlagSet {
 		{"kube-annotation-prefix", "flannel.alpha.coreos.com", "`prefix` of the node annotations"},
 		{"net-config-path", "/etc/kube-flannel/net-conf.json", "`file` with the network config"},
 	} {
-		fs.String(f.name, f.value, "only with -kube-subnet-mgr: "+f.what)
+		fs.String(f.name, f.value, "not supported yet: "+f.what)
 	}
 	nodeNetwork := true
 	fs.Var((*boolean)(&nodeNetwork), "set-node-network-unavailable",
-		"only with -kube-subnet-mgr: clear the node's condition NetworkUnavailable")
+		"not supported yet: clear the node's condition NetworkUnavailable")
 
 	fs.Var((*number)(&r.logging.verbosity), "v",
 		"log `level`: 1 adds details, 0 is quiet")
@@ -119,7 +119,7 @@ be repeated gets one value. Switches are written -ip-masq or -ip-masq=false: in
 "-ip-masq false" the second word ends the reading of flags.
 
 Before the first start, write the network config to etcd, such as
-  etcdctl set /coreos.com/network/config '{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan"}}'
+  ETCDCTL_API=2 etcdctl set /coreos.com/network/config '{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan"}}'
 `)
 }
 

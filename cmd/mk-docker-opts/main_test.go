@@ -91,6 +91,7 @@ func TestFailuresLeaveTheOutput(t *testing.T) {
 		want string
 	}{
 		{name: "help", args: []string{"-h"}, want: usage},
+		{name: "help tells the form of the env file", args: []string{"-h"}, want: "lines NAME=value"},
 		{name: "question mark", args: []string{"-?"}, want: usage},
 		{name: "help behind others", args: []string{"-ich"}, want: usage},
 		{name: "unknown", args: []string{"-x"}, want: "unknown option -x"},
@@ -223,6 +224,31 @@ func TestOutputFile(t *testing.T) {
 			t.Errorf("behind the link is %q", got)
 		}
 		if i, err := os.Lstat("link"); err != nil || i.Mode().Type() != fs.ModeSymlink {
+			t.Errorf("the link has become %v (%v)", i.Mode(), err)
+		}
+	})
+	t.Run("symbolic link to a file that is not there yet", func(t *testing.T) {
+		setup(t)
+		for _, dir := range []string{"etc", "run", "real"} {
+			if err := os.Mkdir(dir, 0o755); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for link, to := range map[string]string{"etc/docker": "../run/link", "run/link": "dir/../target", "run/dir": "../real/sub"} {
+			if err := os.Symlink(to, link); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := os.Mkdir("real/sub", 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if status := run(args("etc/docker"), nil, nil, os.Stderr); status != 0 {
+			t.Fatalf("status %d", status)
+		}
+		if got := read(t, "real/target"); got != want {
+			t.Errorf("behind the links is %q", got)
+		}
+		if i, err := os.Lstat("etc/docker"); err != nil || i.Mode().Type() != fs.ModeSymlink {
 			t.Errorf("the link has become %v (%v)", i.Mode(), err)
 		}
 	})

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"regexp"
-	"strings"
 )
 
 // options is what the command line says.
@@ -82,7 +81,7 @@ func parseOptions(args []string) (options, error) {
 }
 
 func usageText(name string) string {
-	return strings.ReplaceAll(`NAME [-f FLANNEL-ENV-FILE] [-d DOCKER-ENV-FILE] [-i] [-c] [-m] [-k COMBINED-KEY]
+	return fmt.Sprintf(`%[1]s [-f FLANNEL-ENV-FILE] [-d DOCKER-ENV-FILE] [-i] [-c] [-m] [-k COMBINED-KEY]
 
 Write options for dockerd, made from the subnet that flanneld has leased.
 
@@ -102,9 +101,9 @@ Variables DOCKER_OPT_* of the environment are added as further options, and a
 value that KEY has already is kept in front.
 
 EXAMPLE:
-	NAME -k DOCKER_NETWORK_OPTIONS -d /run/flannel/docker
+	%[1]s -k DOCKER_NETWORK_OPTIONS -d /run/flannel/docker
 	in docker.service:
 		EnvironmentFile=/run/flannel/docker
 		ExecStart=/usr/bin/dockerd $DOCKER_NETWORK_OPTIONS
-`, "NAME", name)
+`, name)
 }

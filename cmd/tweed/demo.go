@@ -52,9 +52,16 @@ func commandLine(words []string) string {
 func showAll(ctx context.Context, o demoOptions, stdout, stderr io.Writer) int {
 	p := newProgress(stderr)
 	// Told at once, since removing the lab takes its time.
-	defer context.AfterFunc(ctx, func() {
+	told := make(chan struct{})
+	unsaid := context.AfterFunc(ctx, func() {
+		defer close(told)
 		p.note("signal: removing everything; a second one leaves that to the next run of the demo")
-	})()
+	})
+	defer func() {
+		if !unsaid() {
+			<-told
+		}
+	}()
 	if !o.json {
 		fmt.Fprintf(stdout, "Tweed demo: %d hosts with flanneld, joined by %s, in network namespaces of this machine\n", o.nodes, o.underlay)
 	}

@@ -24,7 +24,9 @@ func table(w io.Writer, lines []string) {
 
 func reportResult(w io.Writer, r result) {
 	fmt.Fprintf(w, "\n== %s ==\n", r.Backend)
-	fmt.Fprintf(w, "\nNetwork config in etcd, %s\n  %s\n", path.Join(lab.DefaultPrefix, "config"), r.Config)
+	if r.Config != nil {
+		fmt.Fprintf(w, "\nNetwork config in etcd, %s\n  %s\n", path.Join(lab.DefaultPrefix, "config"), r.Config)
+	}
 	if len(r.Leases) > 0 {
 		reportLeases(w, r.Leases)
 	}
@@ -208,7 +210,7 @@ func keepText(l *lab.Lab, hosts []*node) string {
 	table(&b, []string{
 		fmt.Sprintf("a pod\tip netns exec %s ping %s", first.pod.NS, last.pod.Addr),
 		fmt.Sprintf("a host\tip netns exec %s ip route", first.host.NS),
-		fmt.Sprintf("etcd\tip netns exec %s curl %s/v2/keys%s?recursive=true", l.Switch(), l.Etcd.Endpoints()[0], lab.DefaultPrefix),
+		fmt.Sprintf("etcd\tip netns exec %s curl '%s/v2/keys%s?recursive=true'", l.Switch(), l.Etcd.Endpoints()[0], lab.DefaultPrefix),
 		fmt.Sprintf("a shell\tnsenter --net=%s sh", first.pod.NS.Path()),
 		fmt.Sprintf("a log\ttail -f %s", first.daemon.Log),
 	})

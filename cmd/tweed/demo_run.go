@@ -48,13 +48,12 @@ func (d *demonstration) run(ctx context.Context, r *result) error {
 	if err != nil {
 		return err
 	}
-	r.Config = config
 	for _, step := range []struct {
 		text string
 		max  time.Duration
 		do   func(context.Context) error
 	}{
-		{fmt.Sprintf("starting etcd and %d hosts", d.opts.nodes), buildTime, func(ctx context.Context) error { return d.build(ctx, config) }},
+		{fmt.Sprintf("starting etcd and %d hosts", d.opts.nodes), buildTime, func(ctx context.Context) error { return d.build(ctx, config, r) }},
 		{"starting flanneld on every host", readyTime, d.startDaemons},
 		{"adding a pod to every host", buildTime, d.addPods},
 		{"pinging from pod to pod", d.opts.patience + buildTime, func(ctx context.Context) error { return d.ping(ctx, r) }},
@@ -88,7 +87,7 @@ func (d *demonstration) config() (json.RawMessage, netip.Prefix, error) {
 	return b, network, err
 }
 
-func (d *demonstration) build(ctx context.Context, config []byte) (err error) {
+func (d *demonstration) build(ctx context.Context, config json.RawMessage, r *result) (err error) {
 	d.lab, err = lab.New(ctx, lab.Options{Segments: []netip.Prefix{d.opts.underlay}, Flanneld: d.opts.flanneld})
 	if errors.Is(err, syscall.EPERM) {
 		return fmt.Errorf("%w: root needs CAP_SYS_ADMIN and CAP_NET_ADMIN; in a container, add --privileged", err)
@@ -103,7 +102,11 @@ func (d *demonstration) build(ctx context.Context, config []byte) (err error) {
 		}
 		d.hosts = append(d.hosts, &node{host: host})
 	}
-	return d.lab.Etcd.Set(ctx, path.Join(lab.DefaultPrefix, "config"), string(config), 0)
+	if err := d.lab.Etcd.Set(ctx, path.Join(lab.DefaultPrefix, "config"), string(config), 0); err != nil {
+		return err
+	}
+	r.Config = config
+	return nil
 }
 
 func (d *demonstration) startDaemons(ctx context.Context) error {

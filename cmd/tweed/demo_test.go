@@ -154,6 +154,19 @@ func TestDemoFailures(t *testing.T) {
 	}
 }
 
+// TestDemoWithoutEtcd: what was not written to etcd is not shown as if it were.
+func TestDemoWithoutEtcd(t *testing.T) {
+	status, stdout, stderr := fakeDemo(t, t.Context(), "none", func(o *demoOptions) {
+		t.Setenv("TMPDIR", filepath.Join(os.TempDir(), "none"))
+	}, trigger{})
+	if want := "host-gw FAILED: starting etcd and 2 hosts: lab directory"; status != exitFailed || !strings.Contains(stderr, want) {
+		t.Errorf("status %d, want %q in:\n%s", status, want, stderr)
+	}
+	if strings.Contains(stdout, "in etcd") || !strings.Contains(stdout, "FAILED") {
+		t.Errorf("stdout:\n%s", stdout)
+	}
+}
+
 // TestDemoInterrupted ends the context at every stage.
 func TestDemoInterrupted(t *testing.T) {
 	for _, stage := range []string{"starting etcd", "starting flanneld", "adding a pod", "pinging", "reading", "measuring"} {
@@ -186,6 +199,9 @@ func TestDemoKeep(t *testing.T) {
 		}})
 	if status != exitOK || len(pods) != 2 || !strings.Contains(stdout, "2 of 2 reached") {
 		t.Errorf("status %d, pods %q, stdout:\n%s\nstderr:\n%s", status, pods, stdout, stderr)
+	}
+	if !strings.Contains(stderr, "curl '") {
+		t.Errorf("the URL with a question mark is not quoted in:\n%s", stderr)
 	}
 	for _, want := range pods {
 		if !strings.Contains(want, "n2-") && !strings.Contains(stderr, "ip netns exec "+filepath.Base(want)+" ping 10.5.3.2") {

@@ -20,9 +20,9 @@ func TestReplaceBlackholes(t *testing.T) {
 	defer h.Close()
 	network := netip.MustParsePrefix("10.5.0.0/16")
 	a, b := netip.MustParsePrefix("10.5.3.0/24"), netip.MustParsePrefix("10.5.4.0/24")
-	// An operator's own, inside and outside of the network.
-	for _, dst := range []string{"10.5.9.0/24", "10.9.0.0/16"} {
-		r := netlink.Route{Dst: toIPNet(netip.MustParsePrefix(dst)), Type: unix.RTN_BLACKHOLE, Protocol: unix.RTPROT_STATIC}
+	// Others', inside and outside of the network; one looks much like ours.
+	for dst, protocol := range map[string]netlink.RouteProtocol{"10.5.9.0/24": unix.RTPROT_STATIC, "10.9.0.0/16": Protocol, "10.5.8.0/24": Protocol} {
+		r := netlink.Route{Dst: toIPNet(netip.MustParsePrefix(dst)), Type: unix.RTN_BLACKHOLE, Protocol: protocol, Priority: 7}
 		if err := h.nl.RouteAdd(&r); err != nil {
 			t.Fatal(err)
 		}
@@ -39,8 +39,8 @@ func TestReplaceBlackholes(t *testing.T) {
 		for _, r := range routes {
 			have[fromIPNet(r.Dst)] = true
 		}
-		if len(have) != 2+len(want) || have[a] != slices.Contains(want, a) || have[b] != slices.Contains(want, b) {
-			t.Errorf("want %v beside the operator's two, have %v", want, have)
+		if len(have) != 3+len(want) || have[a] != slices.Contains(want, a) || have[b] != slices.Contains(want, b) {
+			t.Errorf("want %v beside the others' three, have %v", want, have)
 		}
 	}
 }

@@ -90,6 +90,13 @@ func (h *Handle) EnsureAddr(link int, addr netip.Addr, within netip.Prefix) erro
 	if err != nil {
 		return err
 	}
+	del := func(a netlink.Addr) error {
+		err := h.nl.AddrDel(byIndex(link), &a)
+		if err != nil && !errors.Is(err, unix.EADDRNOTAVAIL) { // gone already
+			return linkError(fmt.Sprintf("delete address %s of %s", fromIPNet(a.IPNet), h.linkName(link)), err)
+		}
+		return nil
+	}
 	want := netip.PrefixFrom(addr, 32)
 	has := false
 	var stale []netlink.Addr
@@ -97,6 +104,11 @@ func (h *Handle) EnsureAddr(link int, addr netip.Addr, within netip.Prefix) erro
 		switch have := fromIPNet(a.IPNet); {
 		case have == want && a.Peer == nil && a.Scope == unix.RT_SCOPE_UNIVERSE:
 			has = true
+		case have == want && a.Peer == nil:
+			// The kernel has no two scopes of one address, and changes none.
+			if err := del(a); err != nil {
+				return err
+			}
 		case within.Contains(have.Addr()):
 			stale = append(stale, a)
 		}
@@ -109,9 +121,7 @@ func (h *Handle) EnsureAddr(link int, addr netip.Addr, within netip.Prefix) erro
 	}
 	var errs []error
 	for _, a := range stale {
-		if err := h.nl.AddrDel(byIndex(link), &a); err != nil && !errors.Is(err, unix.EADDRNOTAVAIL) { // gone already
-			errs = append(errs, linkError(fmt.Sprintf("delete address %s of %s", fromIPNet(a.IPNet), h.linkName(link)), err))
-		}
+		errs = append(errs, del(a))
 	}
 	return errors.Join(errs...)
 }

@@ -153,7 +153,7 @@ func (e entry) message() *netlink.Neigh {
 	n := &netlink.Neigh{LinkIndex: e.link, Family: e.family, State: unix.NUD_PERMANENT, IP: toIP(e.ip), HardwareAddr: e.mac[:]}
 	if e.family == unix.AF_BRIDGE {
 		n.Flags = netlink.NTF_SELF
-		if !e.ip.IsValid() { // the kernel lists entries without destination so
+		if !e.ip.IsValid() { // the kernel lists entries with a nexthop group so
 			n.IP = toIP(netip.IPv4Unspecified())
 		}
 	}

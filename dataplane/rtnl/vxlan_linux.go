@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"strconv"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -43,7 +44,8 @@ type VXLAN struct {
 // wanted, as with flannel v0.10; it keeps its MAC address and all its entries.
 // An incompatible one is deleted and made anew, and differs says why. A device
 // that is not a VXLAN device is an error, and so is another VXLAN device with
-// the same VNI and port (EEXIST), which the error names.
+// the same VNI and port (EEXIST), which the error names, or whoever else has
+// the port (EADDRINUSE).
 //
 // created reports whether the device was made, and so has neither addresses
 // nor entries.
@@ -74,7 +76,11 @@ func (h *Handle) EnsureVXLAN(v VXLAN) (l Link, created bool, differs []string, e
 	if l, err = h.LinkByName(v.Name); err != nil {
 		return Link{}, created, differs, err
 	}
-	if err := h.EnsureLink(l.Index, v.MTU, 0); err != nil {
+	err = h.EnsureLink(l.Index, v.MTU, 0)
+	if errors.Is(err, unix.EADDRINUSE) {
+		err = fmt.Errorf("%w: UDP port %s is taken by another program, or by a vxlan device with other options", err, v.port())
+	}
+	if err != nil {
 		return Link{}, created, differs, err
 	}
 	// The link is read again because it is up only now: what listens for new
@@ -123,6 +129,14 @@ func (h *Handle) vxlanTwin(v VXLAN) string {
 		}
 	}
 	return ""
+}
+
+// port is for messages.
+func (v VXLAN) port() string {
+	if v.Port == 0 {
+		return "8472 (the kernel's default)"
+	}
+	return strconv.Itoa(v.Port)
 }
 
 // differs lists what of dev cannot be changed and is not as wanted.

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"net"
 	"net/netip"
+	"os/exec"
 	"slices"
 	"strings"
 	"testing"
@@ -147,6 +148,20 @@ func TestEnsureVXLANErrors(t *testing.T) {
 	if _, _, _, err := x.EnsureVXLAN(good); err == nil || !strings.Contains(err.Error(), "set mtu of other to 9000") {
 		t.Errorf("mtu larger than the link below allows: %v", err)
 	}
+
+	// A program on the port, then a device whose options forbid to share it.
+	conn, err := net.ListenUDP("udp4", &net.UDPAddr{Port: 4790})
+	x.must(err)
+	defer conn.Close()
+	for _, port := range []int{4790, 0} {
+		v := x.wantVXLAN()
+		v.Port, v.GBP = port, true
+		want := map[int]string{4790: "UDP port 4790 is taken", 0: "UDP port 8472 "}[port]
+		_, _, _, err := x.EnsureVXLAN(v)
+		if !errors.Is(err, unix.EADDRINUSE) || !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), "flannel.1") {
+			t.Errorf("port %d taken: error %v, want %q", port, err, want)
+		}
+	}
 }
 
 func TestReplaceNeighboursAndFDB(t *testing.T) {
@@ -217,6 +232,41 @@ func TestReplaceNeighboursAndFDB(t *testing.T) {
 	}
 }
 
+// TestFDBOddities: an entry without a destination, which has a nexthop group
+// instead, can be removed; and what a bridge knows of a port of its own is none
+// of the device's entries.
+func TestFDBOddities(t *testing.T) {
+	x := newHost(t)
+	l, _, _, err := x.EnsureVXLAN(x.wantVXLAN())
+	x.must(err)
+	for _, command := range []string{
+		"ip nexthop add id 1 via 192.0.2.9 fdb",
+		"ip nexthop add id 2 group 1 fdb",
+		"bridge fdb add 0e:00:00:00:00:4d dev flannel.1 nhid 2 self permanent",
+	} {
+		f := strings.Fields(command)
+		if out, err := exec.Command(f[0], f[1:]...).CombinedOutput(); err != nil {
+			t.Fatalf("%s: %v: %s", command, err, out)
+		}
+	}
+	equal(t, "before", x.entries(l.Index, unix.AF_BRIDGE), "invalid IP 0e:00:00:00:00:4d")
+	x.must(x.ReplaceFDB(l.Index, nil))
+	equal(t, "after", x.entries(l.Index, unix.AF_BRIDGE))
+
+	attrs := netlink.NewLinkAttrs()
+	attrs.Name = "br0"
+	bridge := &netlink.Bridge{LinkAttrs: attrs}
+	x.must(netlink.LinkAdd(bridge))
+	x.must(netlink.LinkSetMaster(byIndex(l.Index), bridge))
+	have, err := netlink.NeighList(l.Index, unix.AF_BRIDGE)
+	x.must(err)
+	p, err := x.PlanFDB(l.Index, nil)
+	x.must(err)
+	if p.Len() != 0 || len(have) == 0 {
+		t.Errorf("%d changes planned for what the bridge has: %v", p.Len(), have)
+	}
+}
+
 func TestEnsureAddr(t *testing.T) {
 	x := newHost(t)
 	link := x.veth("flannel.1", "10.5.3.0/16") // an earlier lease, as V10's udp had it
@@ -235,6 +285,19 @@ func TestEnsureAddr(t *testing.T) {
 	m.quiet("second time")
 	x.must(x.EnsureAddr(link, netip.MustParseAddr("10.5.4.0"), network))
 	equal(t, "next lease", x.addrs(link), "10.5.4.0/32", "10.6.0.1/32", "169.254.7.7/16")
+
+	// The right address, with a scope that makes the kernel not use it.
+	x.must(netlink.AddrDel(byIndex(link), &netlink.Addr{IPNet: toIPNet(netip.MustParsePrefix("10.5.4.0/32"))}))
+	x.must(netlink.AddrAdd(byIndex(link), &netlink.Addr{IPNet: toIPNet(netip.MustParsePrefix("10.5.4.0/32")), Scope: int(netlink.SCOPE_LINK)}))
+	x.must(x.EnsureAddr(link, netip.MustParseAddr("10.5.4.0"), network))
+	addrs, err := netlink.AddrList(byIndex(link), netlink.FAMILY_V4)
+	x.must(err)
+	for _, a := range addrs {
+		if fromIP(a.IP) == netip.MustParseAddr("10.5.4.0") && a.Scope != int(netlink.SCOPE_UNIVERSE) {
+			t.Errorf("10.5.4.0 has scope %d", a.Scope)
+		}
+	}
+	equal(t, "after a wrong scope", x.addrs(link), "10.5.4.0/32", "10.6.0.1/32", "169.254.7.7/16")
 
 	if err := x.EnsureAddr(999, base, network); !errors.Is(err, ErrNoLink) {
 		t.Errorf("no such link: %v", err)

@@ -86,6 +86,10 @@ func Open(o Options) (*Store, error) {
 	}
 	for _, raw := range o.Endpoints {
 		ep, err := parseEndpoint(raw)
+		if err != nil && !strings.Contains(raw, "@") && strings.Contains(strings.Join(o.Endpoints, ","), "@") {
+			// It may be one half of a password.
+			err = errors.New("-etcd-endpoints: an element is not a URL (write %2C for a comma in a password): want a list such as " + wantEndpoint)
+		}
 		if err != nil {
 			return nil, err
 		}

@@ -384,7 +384,8 @@ func TestStale(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(tmp, kept, keepMark), nil, 0o644); err != nil {
 		t.Fatal(err)
 	}
-	others := []string{"tweed", "tweed-", "tweed-x-y", "tweed--1-x", "tweed-1", "my-tweed-7-x"}
+	others := []string{"tweed", "tweed-", "tweed-x-y", "tweed--1-x", "tweed-1", "my-tweed-7-x",
+		"tweed-20261123-logs", "tweed-4194305-backup", "tweed-" + itoa(dead.Process.Pid) + "-abcd-notes"}
 	for _, name := range others {
 		if err := os.Mkdir(filepath.Join(tmp, name), 0o755); err != nil {
 			t.Fatal(err)

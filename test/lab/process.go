@@ -33,7 +33,7 @@ type Process struct {
 }
 
 // Command is a program to run on a host. It gets the environment of the
-// caller, without FLANNELD_ variables, then Options.Env, then Env.
+// caller, without FLANNELD_ and proxy variables, then Options.Env, then Env.
 type Command struct {
 	Name string // for logs; its files in the directory of the host begin so
 	Path string
@@ -114,10 +114,12 @@ func (h *Host) run(p *Process, c Command) error {
 	return nil
 }
 
-// cleanEnv is our environment without what would change a flanneld.
+// cleanEnv is our environment without what would change a flanneld, such as a
+// proxy: none can be reached from inside the lab.
 func cleanEnv() []string {
 	return slices.DeleteFunc(os.Environ(), func(v string) bool {
-		return strings.HasPrefix(v, "FLANNELD_") || strings.HasPrefix(v, "NOTIFY_SOCKET=")
+		name, _, _ := strings.Cut(v, "=")
+		return strings.HasPrefix(name, "FLANNELD_") || name == "NOTIFY_SOCKET" || strings.HasSuffix(strings.ToUpper(name), "_PROXY")
 	})
 }
 

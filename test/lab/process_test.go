@@ -18,6 +18,8 @@ import (
 
 func TestDaemon(t *testing.T) {
 	t.Setenv("FLANNELD_ETCD_PREFIX", "/must/not/reach/it")
+	t.Setenv("HTTP_PROXY", "http://must.not.reach.it")
+	t.Setenv("no_proxy", "must.not.reach.it")
 	l := newLab(t, Options{})
 	ctx := timeout(t, 20*time.Second)
 	h := addHost(t, l, "n1", HostOptions{})
@@ -36,8 +38,8 @@ func TestDaemon(t *testing.T) {
 		t.Errorf("subnet.env = %+v, %v", got, err)
 	}
 	environ, err := os.ReadFile(filepath.Join("/proc", itoa(first.PID), "environ"))
-	if err != nil || strings.Contains(string(environ), "FLANNELD_") {
-		t.Errorf("environment holds FLANNELD_ variables, or %v", err)
+	if err != nil || strings.Contains(string(environ), "FLANNELD_") || strings.Contains(string(environ), "must.not.reach.it") {
+		t.Errorf("environment holds FLANNELD_ or proxy variables, or %v", err)
 	}
 	want, got := nsOf(t, h.NS), netOf(t, first.PID)
 	if got != want {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"strings"
 
@@ -19,21 +20,20 @@ const namePrefix = "tweed-"
 // keepMark is a file in the directory of a lab whose logs are to stay.
 const keepMark = "keep"
 
-// owner returns the process that made the namespace or directory of that name.
-func owner(name string) (pid int, ok bool) {
-	rest, ok := strings.CutPrefix(name, namePrefix)
-	if !ok {
-		return 0, false
-	}
-	digits, _, ok := strings.Cut(rest, "-")
-	pid, err := strconv.Atoi(digits)
-	return pid, ok && err == nil && pid > 0
-}
+// labName is a name that starts with the ID of a lab: that of its directory
+// alone, that of a namespace followed by the host. Process ids have at most 7
+// digits (pid_max in proc(5)), so a date is none.
+var labName = regexp.MustCompile(`^(` + namePrefix + `([1-9][0-9]{0,6})-[a-z2-7]{4})(-|$)`)
 
-// stale reports whether name belongs to a lab whose maker is no more.
-func stale(name string) bool {
-	pid, ok := owner(name)
-	return ok && unix.Kill(pid, 0) == unix.ESRCH
+// staleLab returns the ID of the lab that name belongs to, if its maker is no
+// more.
+func staleLab(name string) (id string, ok bool) {
+	m := labName.FindStringSubmatch(name)
+	if m == nil {
+		return "", false
+	}
+	pid, err := strconv.Atoi(m[2])
+	return m[1], err == nil && unix.Kill(pid, 0) == unix.ESRCH
 }
 
 // RemoveStale removes the namespaces of all labs whose process has died, and
@@ -42,14 +42,17 @@ func stale(name string) bool {
 func RemoveStale(dir string) error {
 	var errs []error
 	for _, name := range names(netnsDir) {
-		if stale(name) {
+		if _, ok := staleLab(name); ok {
 			errs = append(errs, NS(name).remove())
 		}
 	}
 	dir = tempDir(dir)
 	for _, name := range names(dir) {
+		if id, ok := staleLab(name); !ok || id != name {
+			continue
+		}
 		path := filepath.Join(dir, name)
-		if _, err := os.Stat(filepath.Join(path, keepMark)); stale(name) && errors.Is(err, os.ErrNotExist) {
+		if _, err := os.Stat(filepath.Join(path, keepMark)); errors.Is(err, os.ErrNotExist) {
 			errs = append(errs, os.RemoveAll(path))
 		}
 	}

@@ -1,0 +1,63 @@
+package main
+
+import (
+	"log/slog"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"tweed/subnet"
+)
+
+// TestSubnetFileIsWrittenOncePerSubnet: a lease that was lost and taken again
+// must not undo what mk-docker-opts made of the file.
+func TestSubnetFileIsWrittenOncePerSubnet(t *testing.T) {
+	dir := t.TempDir()
+	n := newNode(options{subnetFile: filepath.Join(dir, "run", "subnet.env"), stateDir: filepath.Join(dir, "state")}, slog.New(slog.DiscardHandler))
+	f := envFile{node: n}
+	write := func(sn string, mtu int) {
+		f.write(subnet.Env{Network: netip.MustParsePrefix("10.5.0.0/16"), Subnet: netip.MustParsePrefix(sn), MTU: mtu})
+	}
+	want := func(text string) {
+		t.Helper()
+		b, err := os.ReadFile(n.opts.subnetFile)
+		if err != nil || !strings.Contains(string(b), text) {
+			t.Errorf("the file is %q (%v), want %s in it", b, err, text)
+		}
+	}
+
+	if err := os.WriteFile(filepath.Join(dir, "run"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	write("10.5.1.0/24", 1450) // into what is no folder
+	if err := os.Remove(filepath.Join(dir, "run")); err != nil {
+		t.Fatal(err)
+	}
+	write("10.5.1.0/24", 1450)
+	want("FLANNEL_SUBNET=10.5.1.1/24")
+
+	if err := os.WriteFile(n.opts.subnetFile, []byte("DOCKER_OPTS=x"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	write("10.5.1.0/24", 1450)
+	write("10.5.1.0/24", 1400)
+	want("DOCKER_OPTS")
+
+	write("10.5.2.0/24", 1400)
+	want("FLANNEL_SUBNET=10.5.2.1/24\nFLANNEL_MTU=1400")
+	// To another subnet, which cannot be told, and back again.
+	file := n.opts.subnetFile
+	f.opts.subnetFile = filepath.Join(file, "no", "folder")
+	write("10.5.3.0/24", 1400)
+	f.opts.subnetFile = file
+	write("10.5.2.0/24", 1400)
+	if _, conditions := n.ready.state(); !conditions[slices.IndexFunc(conditions, func(c condition) bool { return c.Name == condEnvFile })].OK {
+		t.Errorf("not ready: %+v", conditions)
+	}
+	if state, err := subnet.ReadState(n.statePath()); err != nil || state.Subnet.String() != "10.5.2.0/24" {
+		t.Errorf("the state file has %v (%v)", state, err)
+	}
+}
