@@ -7,7 +7,7 @@ VERSION ?= $(shell git -c safe.directory='*' describe --tags --always --dirty 2>
 LDFLAGS := -s -w $(if $(VERSION),-X main.version=$(VERSION))
 BUILD   := CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags '$(LDFLAGS)'
 ARCHES  := amd64 arm64 arm riscv64 ppc64le s390x
-FUZZTIME ?= 3s
+FUZZTIME ?= 30000x
 
 .NOTPARALLEL: # also with make -j: set-up comes first, and the tests measure time
 .PHONY: help build demo test root setup fmt vet staticcheck unit fuzz cross integration clean
@@ -41,7 +41,7 @@ staticcheck: ## staticcheck, at the version that go.mod names
 unit: ## unit, conformance and kernel tests of every package, with the race detector
 	go test -race $$(go list ./... | grep -v '^tweed/test$$')
 
-fuzz: ## every fuzz target for FUZZTIME each
+fuzz: ## every fuzz target, FUZZTIME inputs (30000x) or long (10m) each
 	FUZZTIME=$(FUZZTIME) test/fuzz.sh
 
 cross: ## compile for every supported architecture
