@@ -52,10 +52,13 @@ const (
 
 // These bound how long Ensure takes: lockWait for one iptables call that meets
 // a locked table, limit for all that it does together, but for taking back a
-// change that failed half way, which may last lockWait more.
+// change that failed half way. That may last takeBackLimit more, which leaves a
+// daemon that was told to end time to do so within 5 s.
 const (
 	lockWait = 5 * time.Second
 	limit    = 15 * time.Second
+
+	takeBackLimit = 3 * time.Second
 )
 
 // A Firewall checks and repairs rules. It keeps no descriptor or goroutine, so

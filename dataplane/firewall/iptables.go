@@ -82,7 +82,7 @@ func (t *iptables) append(ctx context.Context, s ruleSet, old []rule) error {
 	if err == nil {
 		return nil
 	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), t.wait)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), takeBackLimit)
 	defer cancel()
 	for _, x := range done {
 		err = errors.Join(err, t.change(ctx, "-D", s, x))

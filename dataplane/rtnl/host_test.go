@@ -20,6 +20,24 @@ type host struct {
 	eth int
 }
 
+// replaceNeighbours makes want the whole of the link's neighbours.
+func (x host) replaceNeighbours(link int, want []Neighbour) error {
+	p, err := x.PlanNeighbours(link, want)
+	if err != nil {
+		return err
+	}
+	return Apply(p)
+}
+
+// replaceFDB makes want the whole of the link's forwarding database.
+func (x host) replaceFDB(link int, want []FDBEntry) error {
+	p, err := x.PlanFDB(link, want)
+	if err != nil {
+		return err
+	}
+	return Apply(p)
+}
+
 func newHost(t *testing.T) host {
 	t.Helper()
 	nstest.Enter(t)

@@ -22,19 +22,10 @@ type FDBEntry struct {
 	Dst netip.Addr // IPv4
 }
 
-// ReplaceNeighbours makes want the whole of the link's permanent IPv4
-// neighbours. Entries that the kernel resolved by itself are left alone, or
-// overwritten if wanted. Of several wanted entries for one IP the first is
-// made and the others fail.
-func (h *Handle) ReplaceNeighbours(link int, want []Neighbour) error {
-	p, err := h.PlanNeighbours(link, want)
-	if err != nil {
-		return err
-	}
-	return Apply(p)
-}
-
-// PlanNeighbours finds the changes that ReplaceNeighbours would make.
+// PlanNeighbours finds the changes that make want the whole of the link's
+// permanent IPv4 neighbours. Entries that the kernel resolved by itself are left
+// alone, or overwritten if wanted. Of several wanted entries for one IP the
+// first is made and the others fail.
 func (h *Handle) PlanNeighbours(link int, want []Neighbour) (*Plan, error) {
 	entries, err := h.permanent("neighbours", link, unix.AF_INET)
 	if err != nil {
@@ -65,19 +56,10 @@ func (h *Handle) PlanNeighbours(link int, want []Neighbour) (*Plan, error) {
 	return p, nil
 }
 
-// ReplaceFDB makes want the whole of the permanent entries in the forwarding
-// database of a VXLAN device. Learned entries are left alone, or overwritten
-// if wanted. Of several wanted entries for one MAC the first is made and the
-// others fail.
-func (h *Handle) ReplaceFDB(link int, want []FDBEntry) error {
-	p, err := h.PlanFDB(link, want)
-	if err != nil {
-		return err
-	}
-	return Apply(p)
-}
-
-// PlanFDB finds the changes that ReplaceFDB would make.
+// PlanFDB finds the changes that make want the whole of the permanent entries in
+// the forwarding database of a VXLAN device. Learned entries are left alone, or
+// overwritten if wanted. Of several wanted entries for one MAC the first is made
+// and the others fail.
 func (h *Handle) PlanFDB(link int, want []FDBEntry) (*Plan, error) {
 	entries, err := h.permanent("forwarding database", link, unix.AF_BRIDGE)
 	if err != nil {

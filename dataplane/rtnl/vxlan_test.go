@@ -164,7 +164,7 @@ func TestEnsureVXLANErrors(t *testing.T) {
 	}
 }
 
-func TestReplaceNeighboursAndFDB(t *testing.T) {
+func TestNeighboursAndFDB(t *testing.T) {
 	x := newHost(t)
 	l, _, _, err := x.EnsureVXLAN(x.wantVXLAN())
 	x.must(err)
@@ -181,8 +181,8 @@ func TestReplaceNeighboursAndFDB(t *testing.T) {
 	a := netip.MustParseAddr
 	neighbours := []Neighbour{{a("10.5.2.0"), mac(2)}, {a("10.5.3.0"), mac(3)}}
 	fdb := []FDBEntry{{mac(2), a("192.0.2.2")}, {mac(3), a("192.0.2.3")}}
-	x.must(x.ReplaceNeighbours(l.Index, neighbours))
-	x.must(x.ReplaceFDB(l.Index, fdb))
+	x.must(x.replaceNeighbours(l.Index, neighbours))
+	x.must(x.replaceFDB(l.Index, fdb))
 	goldenNeighbours := []string{"10.5.2.0 0e:00:00:00:00:02", "10.5.3.0 0e:00:00:00:00:03"}
 	goldenFDB := []string{"192.0.2.2 0e:00:00:00:00:02", "192.0.2.3 0e:00:00:00:00:03"}
 	equal(t, "neighbours", x.entries(l.Index, unix.AF_INET), goldenNeighbours...)
@@ -195,17 +195,17 @@ func TestReplaceNeighboursAndFDB(t *testing.T) {
 	equal(t, "neighbours of eth0", x.entries(x.eth, unix.AF_INET), "192.0.2.7 02:00:00:00:00:07")
 
 	m := x.monitor()
-	x.must(x.ReplaceNeighbours(l.Index, neighbours))
-	x.must(x.ReplaceFDB(l.Index, fdb))
+	x.must(x.replaceNeighbours(l.Index, neighbours))
+	x.must(x.replaceFDB(l.Index, fdb))
 	m.quiet("second time")
 
 	// Contradictions fail, and settle all the same.
 	for range 2 {
-		err := x.ReplaceNeighbours(l.Index, append(neighbours, Neighbour{a("10.5.2.0"), mac(9)}, neighbours[0]))
+		err := x.replaceNeighbours(l.Index, append(neighbours, Neighbour{a("10.5.2.0"), mac(9)}, neighbours[0]))
 		if want := "add neighbour 10.5.2.0 dev flannel.1 lladdr 0e:00:00:00:00:09: another MAC address is wanted too"; err == nil || err.Error() != want {
 			t.Errorf("two MACs for one IP: %v, want %s", err, want)
 		}
-		err = x.ReplaceFDB(l.Index, append(fdb, FDBEntry{mac(2), a("192.0.2.9")}, fdb[0]))
+		err = x.replaceFDB(l.Index, append(fdb, FDBEntry{mac(2), a("192.0.2.9")}, fdb[0]))
 		if want := "add fdb entry 0e:00:00:00:00:02 dev flannel.1 dst 192.0.2.9: another destination is wanted too"; err == nil || err.Error() != want {
 			t.Errorf("two IPs for one MAC: %v, want %s", err, want)
 		}
@@ -214,20 +214,20 @@ func TestReplaceNeighboursAndFDB(t *testing.T) {
 
 	// A peer moves: each of its two entries is overwritten in place.
 	neighbours[0].MAC, fdb[1].Dst = mac(4), a("192.0.2.30")
-	x.must(x.ReplaceNeighbours(l.Index, neighbours))
-	x.must(x.ReplaceFDB(l.Index, fdb))
+	x.must(x.replaceNeighbours(l.Index, neighbours))
+	x.must(x.replaceFDB(l.Index, fdb))
 	if n := m.changes(); n != 2 {
 		t.Errorf("two entries changed: %d messages, want 2", n)
 	}
-	x.must(x.ReplaceNeighbours(l.Index, nil))
-	x.must(x.ReplaceFDB(l.Index, nil))
+	x.must(x.replaceNeighbours(l.Index, nil))
+	x.must(x.replaceFDB(l.Index, nil))
 	equal(t, "no neighbours", x.entries(l.Index, unix.AF_INET))
 	equal(t, "no fdb", x.entries(l.Index, unix.AF_BRIDGE))
 
-	if err := x.ReplaceNeighbours(999, neighbours[:1]); err == nil || !strings.Contains(err.Error(), "dev link number 999") {
+	if err := x.replaceNeighbours(999, neighbours[:1]); err == nil || !strings.Contains(err.Error(), "dev link number 999") {
 		t.Errorf("no such link: %v", err)
 	}
-	if err := x.ReplaceFDB(999, fdb[:1]); err == nil || !strings.Contains(err.Error(), "add fdb entry 0e:00:00:00:00:02 dev link number 999") {
+	if err := x.replaceFDB(999, fdb[:1]); err == nil || !strings.Contains(err.Error(), "add fdb entry 0e:00:00:00:00:02 dev link number 999") {
 		t.Errorf("fdb of no link: %v", err)
 	}
 }
@@ -250,7 +250,7 @@ func TestFDBOddities(t *testing.T) {
 		}
 	}
 	equal(t, "before", x.entries(l.Index, unix.AF_BRIDGE), "invalid IP 0e:00:00:00:00:4d")
-	x.must(x.ReplaceFDB(l.Index, nil))
+	x.must(x.replaceFDB(l.Index, nil))
 	equal(t, "after", x.entries(l.Index, unix.AF_BRIDGE))
 
 	attrs := netlink.NewLinkAttrs()

@@ -53,6 +53,9 @@ type Server struct {
 // The listener is opened on the calling thread, and nothing inside dials: a
 // caller locked into a network namespace gets an etcd in that namespace.
 func Start(ctx context.Context, o Options) (*Server, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, fmt.Errorf("start etcd: not ready: %w", err)
+	}
 	// A lone member has no peers to listen for; the address is only a name.
 	s, err := open(o, member{name: "etcd", peerURL: "http://127.0.0.1:2380"})
 	if err != nil {
