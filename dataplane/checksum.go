@@ -14,12 +14,40 @@ func Sum(initial uint16, b []byte) uint16 {
 	// Eight bytes at a time, in the byte order of most machines: the sum of
 	// swapped words is the swapped sum (RFC 1071, 2(B)).
 	sum, carry := uint64(bits.ReverseBytes16(initial)), uint64(0)
+	if n := len(b) &^ 31; haveBlocks && n >= 64 {
+		sum, carry = bits.Add64(sum, sumBlocks(&b[0], n), 0)
+		sum += carry
+		b = b[n:]
+	}
+	// 128 at a time are half as fast again as 32: the chain of additions with
+	// carry breaks less often.
+	for len(b) >= 128 {
+		w := (*[128]byte)(b)
+		sum, carry = bits.Add64(sum, binary.LittleEndian.Uint64(w[0:]), 0)
+		sum, carry = bits.Add64(sum, binary.LittleEndian.Uint64(w[8:]), carry)
+		sum, carry = bits.Add64(sum, binary.LittleEndian.Uint64(w[16:]), carry)
+		sum, carry = bits.Add64(sum, binary.LittleEndian.Uint64(w[24:]), carry)
+		sum, carry = bits.Add64(sum, binary.LittleEndian.Uint64(w[32:]), carry)
+		sum, carry = bits.Add64(sum, binary.LittleEndian.Uint64(w[40:]), carry)
+		sum, carry = bits.Add64(sum, binary.LittleEndian.Uint64(w[48:]), carry)
+		sum, carry = bits.Add64(sum, binary.LittleEndian.Uint64(w[56:]), carry)
+		sum, carry = bits.Add64(sum, binary.LittleEndian.Uint64(w[64:]), carry)
+		sum, carry = bits.Add64(sum, binary.LittleEndian.Uint64(w[72:]), carry)
+		sum, carry = bits.Add64(sum, binary.LittleEndian.Uint64(w[80:]), carry)
+		sum, carry = bits.Add64(sum, binary.LittleEndian.Uint64(w[88:]), carry)
+		sum, carry = bits.Add64(sum, binary.LittleEndian.Uint64(w[96:]), carry)
+		sum, carry = bits.Add64(sum, binary.LittleEndian.Uint64(w[104:]), carry)
+		sum, carry = bits.Add64(sum, binary.LittleEndian.Uint64(w[112:]), carry)
+		sum, carry = bits.Add64(sum, binary.LittleEndian.Uint64(w[120:]), carry)
+		sum += carry // cannot overflow: a sum that carried is not all ones
+		b = b[128:]
+	}
 	for len(b) >= 32 {
 		sum, carry = bits.Add64(sum, binary.LittleEndian.Uint64(b), 0)
 		sum, carry = bits.Add64(sum, binary.LittleEndian.Uint64(b[8:]), carry)
 		sum, carry = bits.Add64(sum, binary.LittleEndian.Uint64(b[16:]), carry)
 		sum, carry = bits.Add64(sum, binary.LittleEndian.Uint64(b[24:]), carry)
-		sum += carry // cannot overflow: a sum that carried is not all ones
+		sum += carry
 		b = b[32:]
 	}
 	for len(b) >= 8 {

@@ -32,6 +32,11 @@ type Packet struct {
 	// the datagram came from, and Send sends to it. A TUN has no use for it:
 	// Recv leaves the zero value, Send ignores it.
 	Peer netip.AddrPort
+	// Err is set by Send: 0, or why this packet was not sent.
+	Err syscall.Errno
+	// MTU is set by Send beside an Err of EMSGSIZE: how many bytes a packet to
+	// Peer may have, 0 if that is not known.
+	MTU int
 }
 
 // A Device is a source and a sink of packets: a TUN or a socket. Whether it
@@ -53,25 +58,24 @@ type Device interface {
 	// os.ErrDeadlineExceeded and, after Close, os.ErrClosed.
 	Recv(pkts []Packet) (n int, err error)
 
-	// Send sends pkts in order and returns how many it sent. n < len(pkts)
-	// comes with an error, which is about pkts[n]: if it is Transient, that
-	// packet is lost and the caller may go on with pkts[n+1:]. Any other error
-	// is final. A full queue of the kernel makes Send wait.
+	// Send tries to send every packet, and sets the Err of each. Packets of
+	// one flow, and all packets to one Peer, leave in the order that they have
+	// in pkts. A full queue of the kernel makes Send wait. An error is final:
+	// the device is of no more use, and the Errs mean nothing.
 	//
 	// Send does not change Bytes and keeps nothing when it returns.
-	Send(pkts []Packet) (n int, err error)
+	Send(pkts []Packet) error
 
 	// SetReadDeadline makes the pending Recv and the following ones fail with
 	// os.ErrDeadlineExceeded from t on, even if packets wait. The zero time
 	// means no deadline. It does not touch Send.
 	SetReadDeadline(t time.Time) error
 
-	// Close frees the device. A blocked Recv returns.
+	// Close frees the device. A blocked Recv or Send returns.
 	Close() error
 }
 
-// Transient is the error of a Device that is still alive: the errno of a
-// system call that concerns one packet only.
+// Transient is the error of a Recv whose Device is still alive.
 type Transient syscall.Errno
 
 func (e Transient) Error() string { return syscall.Errno(e).Error() }

@@ -2,13 +2,20 @@ package dataplane
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
+	"net/netip"
+	"runtime"
+	"sync/atomic"
+	"syscall"
 	"time"
 )
 
-// batchSize is how many packets a round moves at most.
-const batchSize = 128
+// batchSize is how many packets a round moves at most: three times the 44
+// packets of an Ethernet that fit into one UDP_SEGMENT send. Larger batches
+// leave the cache.
+const batchSize = 132
 
 // maxRecvErrors is how many Transient errors in a row a device may give
 // before it counts as dead: a loop that only fails must not spin for ever.
@@ -19,7 +26,7 @@ const maxRecvErrors = 1000
 // serves both directions:
 //
 //	toPeers   := &Forwarder{In: tun, Out: socket, Routes: table}
-//	fromPeers := &Forwarder{In: socket, Out: tun}
+//	fromPeers := &Forwarder{In: socket, Out: tun, Guard: guard}
 //
 // Per packet it takes no lock, sends on no channel and allocates nothing; what
 // cannot be forwarded is counted and dropped, and logged nowhere.
@@ -29,7 +36,11 @@ type Forwarder struct {
 	// answered with ICMP net unreachable, into In. It is nil where Out needs
 	// no peer.
 	Routes *Table
+	// Guard checks packets that come from peers. It is nil where In is no
+	// socket.
+	Guard *Guard
 
+	own   atomic.Pointer[netip.Addr]
 	count counters
 }
 
@@ -37,10 +48,18 @@ type Forwarder struct {
 // appears at its end.
 func (f *Forwarder) Stats() Stats { return f.count.snapshot() }
 
+// SetAddr tells the forwarder the address of this host in the network, from
+// which peers get ICMP errors. It may be called while packets are forwarded.
+func (f *Forwarder) SetAddr(a netip.Addr) { f.own.Store(&a) }
+
 // Run forwards until ctx ends, and then returns nil, or until a device fails
 // for good. It does not close the devices, and may be called again, but not
 // concurrently.
 func (f *Forwarder) Run(ctx context.Context) error {
+	// The devices' system calls go past the scheduler; on a thread of its own
+	// the loop is not handed from one to another all the time.
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
 	if err := f.In.SetReadDeadline(time.Time{}); err != nil {
 		return fmt.Errorf("set read deadline: %w", err)
 	}
@@ -78,16 +97,25 @@ func (f *Forwarder) Run(ctx context.Context) error {
 
 // batch is the working memory of one goroutine.
 type batch struct {
-	pkts    [batchSize]Packet
+	pkts  [batchSize]Packet
+	stats Stats   // of the current round
+	last  verdict // in the current round
+
 	replies [batchSize]Packet
 	icmp    [batchSize][MaxICMPError]byte
-	stats   Stats // of the current round
+	unsent  int // replies in waiting
+	general limiter
+	bigOnes limiter // apart, because a flood of other errors must not stop path MTU discovery
+
+	frags   [][]byte
+	fragBuf []byte
+	one     [1]Packet // a fragment on its way out
 }
 
 // round receives one batch and sends what is to be sent of it. A Transient
 // error is always one of Recv.
 func (f *Forwarder) round(b *batch) error {
-	b.stats = Stats{}
+	b.stats, b.last = Stats{}, verdict{}
 	defer f.count.add(&b.stats)
 
 	n, err := f.In.Recv(b.pkts[:])
@@ -98,87 +126,206 @@ func (f *Forwarder) round(b *batch) error {
 		return err
 	}
 	b.stats.Batches++
+	b.stats.BatchSizes.sized(n)
 	b.stats.Received += uint64(n)
 
 	// Packets that go on move to the front, over those that were dropped.
-	out, replies := b.pkts[:0], b.replies[:0]
-	for _, p := range b.pkts[:n] {
-		reason := f.prepare(&p)
-		if reason == NotDropped {
-			out = append(out, p)
+	out := b.pkts[:0]
+	for i := range b.pkts[:n] {
+		p := &b.pkts[i]
+		b.stats.ReceivedBytes += uint64(len(p.Bytes))
+		if reason := f.prepare(p, b); reason != NotDropped {
+			b.stats.Dropped[reason]++
+			f.answer(b, reason, p)
 			continue
 		}
-		b.stats.Dropped[reason]++
-		if reason == NoRoute {
-			buf := &b.icmp[len(replies)]
-			if n := unreachable(buf[:], p.Bytes); n > 0 {
-				replies = append(replies, Packet{Bytes: buf[:n]})
-			}
+		if len(out) < i {
+			b.pkts[len(out)] = *p
 		}
+		out = b.pkts[:len(out)+1]
 	}
-	sent, bytes, err := b.send(f.Out, out)
-	b.stats.Sent += sent
-	b.stats.SentBytes += bytes
-	if err != nil || len(replies) == 0 {
+	if err := f.send(b, out); err != nil {
 		return err
 	}
-	sent, _, err = b.send(f.In, replies)
-	b.stats.Replies += sent
-	return err
+	return f.reply(b)
 }
 
 // prepare makes p ready to be sent, or says why it must be dropped. The order
 // is that of a router: a packet without a route is answered as it came.
-func (f *Forwarder) prepare(p *Packet) Reason {
+func (f *Forwarder) prepare(p *Packet, b *batch) Reason {
 	ip, reason := ParseIPv4(p.Bytes)
 	if reason != NotDropped {
 		return reason
 	}
 	p.Bytes = ip
-	if f.Routes != nil {
-		peer, ok := f.Routes.Lookup(ip.Dst())
-		if !ok {
-			return NoRoute
-		}
-		p.Peer = peer
+	v := &b.last
+	if addrs := binary.NativeEndian.Uint64(ip[12:]); !v.known || addrs != v.addrs || p.Peer != v.from {
+		v.known, v.addrs, v.from = true, addrs, p.Peer
+		f.judge(v, ip)
 	}
+	if v.drop != NotDropped {
+		return v.drop
+	}
+	if v.suspect != NotDropped {
+		b.stats.Suspect[v.suspect]++
+	}
+	p.Peer = v.to
 	if !ip.DecrementTTL() {
 		return TTLExceeded
 	}
 	return NotDropped
 }
 
-// send sends pkts, skipping those that the device refuses, and returns how
-// many packets and bytes went out.
-func (b *batch) send(d Device, pkts []Packet) (sent, bytes uint64, err error) {
-	for len(pkts) > 0 {
-		n, err := d.Send(pkts)
-		for _, p := range pkts[:n] {
-			bytes += uint64(len(p.Bytes))
-		}
-		sent += uint64(n)
-		if n == len(pkts) {
-			return sent, bytes, nil
-		}
-		if !isTransient(err) {
-			return sent, bytes, err
-		}
-		b.stats.Dropped[SendFailed]++
-		pkts = pkts[n+1:]
-	}
-	return sent, bytes, nil
+// A verdict is what guard and routes say about a pair of addresses. Most
+// packets of a batch share it with the one before.
+type verdict struct {
+	known bool
+	addrs uint64 // source and destination, as they stand in the header
+	from  netip.AddrPort
+
+	to            netip.AddrPort
+	drop, suspect Reason
 }
 
-// unreachable writes the ICMP error about a packet without a route into buf
-// and returns its length, 0 if there is to be none.
+func (f *Forwarder) judge(v *verdict, ip IPv4) {
+	v.to, v.drop, v.suspect = v.from, NotDropped, NotDropped
+	if f.Guard != nil {
+		v.drop, v.suspect = f.Guard.admit(ip, v.from.Addr())
+	}
+	if f.Routes != nil && v.drop == NotDropped {
+		var ok bool
+		if v.to, ok = f.Routes.Lookup(ip.Dst()); !ok {
+			v.drop = NoRoute
+		}
+	}
+}
+
+// send sends pkts and deals with those that the device refused.
+func (f *Forwarder) send(b *batch, pkts []Packet) error {
+	if len(pkts) == 0 {
+		return nil
+	}
+	if err := f.Out.Send(pkts); err != nil {
+		return err
+	}
+	for i := range pkts {
+		p := &pkts[i]
+		switch {
+		case p.Err == 0:
+			b.stats.Sent++
+			b.stats.SentBytes += uint64(len(p.Bytes))
+		case p.Err == syscall.EMSGSIZE && p.MTU > 0:
+			if err := f.tooBig(b, p); err != nil {
+				return err
+			}
+		default:
+			b.stats.Dropped[SendFailed]++
+		}
+	}
+	return nil
+}
+
+// tooBig deals with a packet that is larger than the path to its peer allows:
+// it is cut, or its sender is told (RFC 1812, 4.2.2.7 and 4.3.3.3).
+func (f *Forwarder) tooBig(b *batch, p *Packet) error {
+	ip := IPv4(p.Bytes)
+	if ip.DontFragment() {
+		b.stats.Dropped[TooBig]++
+		f.answer(b, TooBig, p)
+		return nil
+	}
+	b.frags, b.fragBuf = ip.fragment(b.frags[:0], b.fragBuf[:0], p.MTU)
+	if len(b.frags) == 0 {
+		b.stats.Dropped[TooBig]++
+		return nil
+	}
+	for _, frag := range b.frags {
+		b.one[0] = Packet{Bytes: frag, Peer: p.Peer}
+		if err := f.Out.Send(b.one[:]); err != nil {
+			return err
+		}
+		if b.one[0].Err != 0 {
+			b.stats.Dropped[SendFailed]++
+			return nil
+		}
+	}
+	b.stats.Fragmented++
+	b.stats.Sent++
+	b.stats.SentBytes += uint64(len(p.Bytes))
+	return nil
+}
+
+// answer prepares the ICMP error, if there is one, about a packet that is
+// dropped.
+func (f *Forwarder) answer(b *batch, reason Reason, p *Packet) {
+	var msg ICMPError
+	limit := &b.general
+	switch reason {
+	case NoRoute:
+		msg = NetUnreachable()
+	case TTLExceeded:
+		msg = TimeExceeded()
+	case TooBig:
+		msg, limit = FragmentationNeeded(uint16(min(p.MTU, 65535))), &b.bigOnes
+	default:
+		return
+	}
+	if f.Guard != nil && !f.Guard.Peers.HasPeer(p.Peer.Addr()) {
+		return // whoever it is, we send nothing there
+	}
+	offender := IPv4(p.Bytes)
+	buf := &b.icmp[b.unsent]
+	n := msg.Put(buf[:], f.replySource(reason, offender), offender)
+	if n == 0 {
+		return
+	}
+	if !limit.allow(time.Now()) {
+		b.stats.Muted++
+		return
+	}
+	b.replies[b.unsent] = Packet{Bytes: buf[:n], Peer: p.Peer}
+	b.unsent++
+}
+
+// replySource is the address that an ICMP error comes from.
 //
-// It comes from the address that the packet was sent to. The TUN's own one,
-// which flannel v0.10 puts in, is an address of this host, and the kernel
-// drops what claims to come from itself (fib_validate_source). The destination
-// is none, or the packet had not come out of the TUN, and the route back to it
-// is the way the packet took, which pleases rp_filter.
-func unreachable(buf []byte, offender IPv4) int {
-	return NetUnreachable().Put(buf, offender.Dst(), offender)
+// Peers are answered by this host's own address. Into the TUN that cannot be:
+// the kernel drops what claims to come from the host itself
+// (fib_validate_source), so with flannel v0.10 no such answer is ever seen.
+// There an address answers that has the packet's way ahead of it: the far
+// end's where there is a peer, else the destination itself. The route back to
+// it is the TUN, which pleases rp_filter.
+func (f *Forwarder) replySource(reason Reason, offender IPv4) netip.Addr {
+	switch own := f.own.Load(); {
+	case f.Routes == nil && own != nil:
+		return *own
+	case f.Routes == nil || reason == NoRoute:
+		return offender.Dst()
+	}
+	if a := f.Routes.firstBeside(offender.Dst()); isOneHost(a) {
+		return a
+	}
+	return offender.Dst() // of a route such as 0.0.0.0/0
+}
+
+// reply sends the answers of a round back to where its packets came from.
+func (f *Forwarder) reply(b *batch) error {
+	replies := b.replies[:b.unsent]
+	b.unsent = 0
+	if len(replies) == 0 {
+		return nil
+	}
+	if err := f.In.Send(replies); err != nil {
+		return err
+	}
+	for i := range replies {
+		if replies[i].Err != 0 {
+			b.stats.Dropped[SendFailed]++
+			continue
+		}
+		b.stats.Replies++
+	}
+	return nil
 }
 
 func isTransient(err error) bool {

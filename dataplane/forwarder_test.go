@@ -2,16 +2,12 @@ package dataplane
 
 import (
 	"bytes"
-	"context"
 	"errors"
-	"fmt"
+	"net/netip"
 	"os"
-	"strings"
-	"sync/atomic"
 	"syscall"
 	"testing"
 	"testing/synctest"
-	"time"
 )
 
 // bench is a Forwarder between two memory devices.
@@ -32,12 +28,31 @@ func fromPeers() bench {
 	return bench{&Forwarder{In: in, Out: out}, in, out}
 }
 
+// guarded is a host with the subnet 10.5.1.0/24, the address 10.5.1.0 and two
+// peers, 192.0.2.2 with 10.5.2.0/24 and 192.0.2.3 with 10.5.3.0/24.
+func guarded(check SourceCheck) bench {
+	b := fromPeers()
+	b.Guard = &Guard{Peers: &Table{}, Check: check}
+	b.Guard.Peers.Replace([]Route{route("10.5.2.0/24", "192.0.2.2"), route("10.5.3.0/24", "192.0.2.3"), route("10.5.4.0/24", "")})
+	b.Guard.SetOwn(netip.MustParsePrefix("10.5.1.0/24"))
+	b.SetAddr(netip.MustParseAddr("10.5.1.0"))
+	return b
+}
+
 // run forwards what has been put into in until Recv fails for good, with
 // os.ErrClosed unless an earlier error did it.
 func (b bench) run(t *testing.T) error {
 	t.Helper()
 	b.in.arrive(received{err: os.ErrClosed})
 	return b.Run(t.Context())
+}
+
+// runAll is run where nothing else may go wrong.
+func (b bench) runAll(t *testing.T) {
+	t.Helper()
+	if err := b.run(t); !errors.Is(err, os.ErrClosed) {
+		t.Fatal(err)
+	}
 }
 
 func TestForwardToPeers(t *testing.T) {
@@ -51,7 +66,7 @@ func TestForwardToPeers(t *testing.T) {
 		to("10.5.2.9", 64),
 		to("10.5.9.9", 64), // answered
 		append(to("10.5.3.9", 2), "trailer"...),
-		to("10.5.2.9", 1),
+		to("10.5.2.9", 1), // answered
 		to("10.5.9.9", 1), // answered: no route, whatever the TTL
 		packet(header{src: "10.5.1.2", dst: "10.5.9.9", ttl: 64, proto: protoICMP}),
 		to("10.5.4.4", 64), // answered: unreachable route
@@ -61,9 +76,7 @@ func TestForwardToPeers(t *testing.T) {
 		nil,
 		to("10.5.3.1", 64),
 	)
-	if err := b.run(t); !errors.Is(err, os.ErrClosed) {
-		t.Fatal(err)
-	}
+	b.runAll(t)
 	want := []struct{ peer, dst string }{{"192.0.2.2:8285", "10.5.2.9"}, {"192.0.2.3:8285", "10.5.3.9"}, {"192.0.2.3:8285", "10.5.3.1"}}
 	if len(b.out.sent) != len(want) {
 		t.Fatalf("sent %d packets, want %d", len(b.out.sent), len(want))
@@ -74,30 +87,57 @@ func TestForwardToPeers(t *testing.T) {
 			t.Errorf("packet %d to %s: % x", i, p.Peer, p.Bytes)
 		}
 	}
-	if len(b.in.sent) != 3 {
-		t.Fatalf("%d answers, want 3", len(b.in.sent))
+	answers := []struct {
+		about []byte
+		from  string
+		typ   uint8
+	}{
+		{to("10.5.9.9", 64), "10.5.9.9", 3},
+		{to("10.5.2.9", 1), "10.5.2.0", 11},
+		{to("10.5.9.9", 1), "10.5.9.9", 3},
+		{to("10.5.4.4", 64), "10.5.4.4", 3},
 	}
-	for i, original := range [][]byte{to("10.5.9.9", 64), to("10.5.9.9", 1), to("10.5.4.4", 64)} {
-		answer, reason := ParseIPv4(b.in.sent[i].Bytes)
-		if reason != NotDropped || answer.Src() != IPv4(original).Dst() || answer.Dst().String() != "10.5.1.2" || answer[20] != 3 || answer[21] != 0 {
-			t.Errorf("answer %d: % x", i, answer)
-		}
-		if !bytes.Equal(answer[28:], original[:28]) {
-			t.Errorf("answer %d quotes % x, not the packet as it came", i, answer[28:])
-		}
+	if len(b.in.sent) != len(answers) {
+		t.Fatalf("%d answers, want %d", len(b.in.sent), len(answers))
+	}
+	for i, want := range answers {
+		checkAnswer(t, b.in.sent[i], want.from, want.typ, 0, 0, want.about)
 	}
 	checkStats(t, b, Stats{
-		Received: 12, Sent: 3, SentBytes: 180, Batches: 1, Replies: 3,
-		Dropped: [numReasons]uint64{NoRoute: 4, TTLExceeded: 1, BadChecksum: 1, NotIPv4: 1, Truncated: 2},
+		Received: 12, ReceivedBytes: 511, Sent: 3, SentBytes: 180, Batches: 1, BatchSizes: BatchSizes{4: 1}, Replies: 4,
+		Dropped: Reasons{NoRoute: 4, TTLExceeded: 1, BadChecksum: 1, NotIPv4: 1, Truncated: 2},
 	})
+}
+
+// checkAnswer wants p to be the ICMP error about the packet as it came.
+func checkAnswer(t *testing.T, p Packet, from string, typ, code uint8, rest uint32, about []byte) {
+	t.Helper()
+	ip, reason := ParseIPv4(p.Bytes)
+	if reason != NotDropped || len(ip) < minHeader+icmpHeader {
+		t.Fatalf("answer % x: %v", p.Bytes, reason)
+	}
+	if ip.Src().String() != from || ip.Dst() != IPv4(about).Src() {
+		t.Errorf("answer from %s to %s, want from %s to %s", ip.Src(), ip.Dst(), from, IPv4(about).Src())
+	}
+	msg := ip[minHeader:]
+	if got := toU32(netip.AddrFrom4([4]byte(msg[4:8]))); msg[0] != typ || msg[1] != code || got != rest {
+		t.Errorf("answer %d/%d with %#x, want %d/%d with %#x", msg[0], msg[1], got, typ, code, rest)
+	}
+	if slowSum(0, msg) != 0xffff {
+		t.Error("wrong checksum of the message")
+	}
+	if quoted := about[:min(len(about), IPv4(about).HeaderLen()+icmpQuoted)]; !bytes.Equal(msg[icmpHeader:], quoted) {
+		t.Errorf("answer quotes % x, want % x", msg[icmpHeader:], quoted)
+	}
 }
 
 func TestForwardFromPeers(t *testing.T) {
 	b := fromPeers()
 	b.in.put(simple(64), simple(1), simple(0), simple(2))
 	b.in.put([]byte("junk"), simple(255))
-	if err := b.run(t); !errors.Is(err, os.ErrClosed) {
-		t.Fatal(err)
+	b.runAll(t)
+	if len(b.out.sent) != 3 {
+		t.Fatalf("sent %d packets, want 3", len(b.out.sent))
 	}
 	for i, ttl := range []uint8{63, 1, 254} {
 		if !bytes.Equal(b.out.sent[i].Bytes, simple(ttl)) {
@@ -105,12 +145,83 @@ func TestForwardFromPeers(t *testing.T) {
 		}
 	}
 	checkStats(t, b, Stats{
-		Received: 6, Sent: 3, SentBytes: 150, Batches: 2,
-		Dropped: [numReasons]uint64{TTLExceeded: 2, NotIPv4: 1},
+		Received: 6, ReceivedBytes: 254, Sent: 3, SentBytes: 150, Batches: 2, BatchSizes: BatchSizes{1: 1, 2: 1}, Replies: 2,
+		Dropped: Reasons{TTLExceeded: 2, NotIPv4: 1},
 	})
-	if len(b.in.sent) != 0 {
-		t.Error("a peer was answered")
+}
+
+// What the guard finds is counted, and only that.
+func TestForwardGuarded(t *testing.T) {
+	from := func(src, dst string) []byte {
+		return packet(header{src: src, dst: dst, ttl: 64, proto: protoUDP, payload: 10})
 	}
+	for _, tt := range []struct {
+		check SourceCheck
+		want  Stats
+	}{
+		{CheckOff, Stats{Sent: 4, SentBytes: 120,
+			Dropped: Reasons{Martian: 1, Looping: 2}, Suspect: Reasons{UnknownPeer: 1, ForeignSource: 1}}},
+		{CheckPeer, Stats{Sent: 3, SentBytes: 90,
+			Dropped: Reasons{Martian: 1, Looping: 2, UnknownPeer: 1}, Suspect: Reasons{ForeignSource: 1}}},
+		{CheckStrict, Stats{Sent: 2, SentBytes: 60,
+			Dropped: Reasons{Martian: 1, Looping: 2, UnknownPeer: 1, ForeignSource: 1}}},
+	} {
+		t.Run(tt.check.String(), func(t *testing.T) {
+			b := guarded(tt.check)
+			b.in.putFrom("192.0.2.2",
+				from("10.5.2.7", "10.5.1.2"),  // right
+				from("10.5.3.7", "10.5.1.2"),  // of the other peer
+				from("127.0.0.1", "10.5.1.2"), // martian
+				from("10.5.1.7", "10.5.1.2"),  // our own
+				from("10.5.2.7", "10.5.2.8"),  // back to the sender
+				from("10.5.2.7", "10.5.3.8"))  // relay
+			b.in.putFrom("192.0.2.9", from("10.5.2.7", "10.5.1.2"))
+			b.runAll(t)
+			want := tt.want
+			want.Received, want.ReceivedBytes = 7, 210
+			want.Batches, want.BatchSizes = 2, BatchSizes{0: 1, 3: 1}
+			checkStats(t, b, want)
+			if len(b.in.sent) != 0 {
+				t.Error("a peer was answered")
+			}
+		})
+	}
+}
+
+// Each batch sees the routes and the guard as they are, however like its first
+// packet is to the last one before.
+func TestChangesBetweenBatches(t *testing.T) {
+	inBubble(t, func() bench { return toPeers(route("10.5.2.0/24", "192.0.2.2")) }, func(t *testing.T, b bench) {
+		for _, peer := range []string{"192.0.2.2", "192.0.2.3"} {
+			b.Routes.Replace([]Route{route("10.5.2.0/24", peer)})
+			b.in.put(simple(64))
+			synctest.Wait()
+			if last := b.out.sent[len(b.out.sent)-1].Peer.Addr().String(); last != peer {
+				t.Errorf("sent to %s, want %s", last, peer)
+			}
+		}
+		b.Routes.Replace(nil)
+		b.in.put(simple(64))
+		synctest.Wait()
+		if n := b.Stats().Dropped[NoRoute]; n != 1 {
+			t.Errorf("%d without a route, want 1", n)
+		}
+	})
+	inBubble(t, func() bench { return guarded(CheckStrict) }, func(t *testing.T, b bench) {
+		pkt := packet(header{src: "10.5.2.7", dst: "10.5.1.2", ttl: 64})
+		b.in.putFrom("192.0.2.2", pkt)
+		synctest.Wait()
+		b.Guard.SetOwn(netip.MustParsePrefix("10.5.2.0/24"))
+		b.in.putFrom("192.0.2.2", pkt)
+		synctest.Wait()
+		b.Guard.SetOwn(netip.MustParsePrefix("10.5.1.0/24"))
+		b.Guard.Peers.Replace(nil)
+		b.in.putFrom("192.0.2.2", pkt)
+		synctest.Wait()
+		if s := b.Stats(); s.Sent != 1 || s.Dropped != (Reasons{Looping: 1, UnknownPeer: 1}) {
+			t.Errorf("%+v", s)
+		}
+	})
 }
 
 // A batch larger than the forwarder's own loses nothing, nor the order.
@@ -121,7 +232,7 @@ func TestLargeBatch(t *testing.T) {
 		pkts = append(pkts, packet(header{src: "10.5.1.2", dst: "10.5.2.9", ttl: 64, payload: i}))
 	}
 	b.in.put(pkts...)
-	b.run(t)
+	b.runAll(t)
 	if len(b.out.sent) != len(pkts) {
 		t.Fatalf("sent %d, want %d", len(b.out.sent), len(pkts))
 	}
@@ -130,277 +241,36 @@ func TestLargeBatch(t *testing.T) {
 			t.Fatalf("packet %d has %d bytes", i, len(p.Bytes))
 		}
 	}
-}
-
-// A full batch without routes is answered whole.
-func TestLargeBatchOfAnswers(t *testing.T) {
-	b := toPeers()
-	for range 2 {
-		var pkts [][]byte
-		for range batchSize {
-			pkts = append(pkts, simple(64))
-		}
-		b.in.put(pkts...)
-	}
-	b.run(t)
-	if n := b.Stats().Replies; n != 2*batchSize {
-		t.Errorf("%d answers", n)
+	if got, want := b.Stats().BatchSizes, (BatchSizes{3: 1, 8: 3}); got != want {
+		t.Errorf("batch sizes %v, want %v", got, want)
 	}
 }
 
-func TestTransientErrors(t *testing.T) {
-	b := toPeers(route("10.5.2.0/24", "192.0.2.2"), route("10.5.3.0/24", "192.0.2.3"))
+// Every packet that a device refuses is counted, wherever it is in the batch,
+// and keeps no other one back.
+func TestRefusedPackets(t *testing.T) {
+	b := toPeers(route("10.5.2.0/24", "192.0.2.2"), route("10.5.3.0/24", "192.0.2.3"), route("10.5.4.0/24", "192.0.2.4"))
 	to := func(n byte) []byte {
 		return packet(header{src: "10.5.1.2", dst: "10.5." + itoa(int(n)) + ".1", ttl: 64})
 	}
-	b.out.sendErr = func(p Packet) error {
-		if p.Peer.Addr().String() == "192.0.2.3" {
-			return Transient(syscall.ENOBUFS)
+	b.out.refuse = func(p Packet) (syscall.Errno, int) {
+		switch p.Peer.Addr().String() {
+		case "192.0.2.3":
+			return syscall.ENOBUFS, 0
+		case "192.0.2.4":
+			return syscall.EPERM, 1400 // an MTU counts beside EMSGSIZE only
 		}
-		return nil
+		return 0, 0
 	}
-	b.in.sendErr = func(Packet) error { return fmt.Errorf("wrapped: %w", Transient(syscall.EIO)) }
-	b.in.put(to(3), to(2), to(3), to(3), to(2), to(9), to(3))
+	b.in.refuse = func(Packet) (syscall.Errno, int) { return syscall.EIO, 0 }
+	b.in.put(to(3), to(2), to(3), to(3), to(2), to(9), to(3), to(4))
 	b.in.arrive(received{err: Transient(syscall.ECONNREFUSED)})
 	b.in.put(to(2))
-	if err := b.run(t); !errors.Is(err, os.ErrClosed) {
-		t.Fatal(err)
-	}
+	b.runAll(t)
 	checkStats(t, b, Stats{
-		Received: 8, Sent: 3, SentBytes: 60, Batches: 2, RecvErrors: 1,
-		Dropped: [numReasons]uint64{SendFailed: 5, NoRoute: 1},
+		Received: 9, ReceivedBytes: 180, Sent: 3, SentBytes: 60, Batches: 2, BatchSizes: BatchSizes{0: 1, 3: 1}, RecvErrors: 1,
+		Dropped: Reasons{SendFailed: 6, NoRoute: 1}, // one is the lost answer
 	})
-}
-
-func TestFinalErrors(t *testing.T) {
-	dead := errors.New("read tun flannel0: the interface is gone")
-	t.Run("Recv", func(t *testing.T) {
-		b := fromPeers()
-		b.in.arrive(received{err: dead})
-		if err := b.Run(t.Context()); err != dead {
-			t.Error(err)
-		}
-	})
-	t.Run("Send", func(t *testing.T) {
-		b := fromPeers()
-		n := 0
-		b.out.sendErr = func(Packet) error {
-			if n++; n == 3 {
-				return dead
-			}
-			return nil
-		}
-		b.in.put(simple(64), simple(64), simple(64), simple(64))
-		if err := b.Run(t.Context()); err != dead {
-			t.Error(err)
-		}
-		if s := b.Stats(); s.Sent != 2 || s.SentBytes != 100 || s.Received != 4 {
-			t.Errorf("%+v", s)
-		}
-	})
-	t.Run("answer", func(t *testing.T) {
-		b := toPeers()
-		b.in.sendErr = func(Packet) error { return dead }
-		b.in.put(simple(64))
-		if err := b.Run(t.Context()); err != dead {
-			t.Error(err)
-		}
-	})
-	t.Run("nothing but transient errors", func(t *testing.T) {
-		b := fromPeers()
-		for range maxRecvErrors + 1 {
-			b.in.arrive(received{err: Transient(syscall.ENOMEM)})
-		}
-		err := b.Run(t.Context())
-		if want := fmt.Sprintf("receive: %d errors in a row", maxRecvErrors+1); !errors.Is(err, syscall.ENOMEM) || !strings.Contains(err.Error(), want) {
-			t.Errorf("error %v, want %s", err, want)
-		}
-	})
-	t.Run("transient errors between packets", func(t *testing.T) {
-		b := fromPeers()
-		for range maxRecvErrors + 1 {
-			b.in.arrive(received{err: Transient(syscall.ENOMEM)})
-			b.in.put(simple(64))
-		}
-		if err := b.run(t); !errors.Is(err, os.ErrClosed) {
-			t.Error(err)
-		}
-	})
-	t.Run("closed before", func(t *testing.T) {
-		b := fromPeers()
-		b.in.Close()
-		if err := b.Run(t.Context()); !errors.Is(err, os.ErrClosed) {
-			t.Error(err)
-		}
-	})
-	t.Run("deadline of somebody else", func(t *testing.T) {
-		b := fromPeers()
-		b.in.arrive(received{err: os.ErrDeadlineExceeded})
-		if err := b.Run(t.Context()); !errors.Is(err, os.ErrDeadlineExceeded) {
-			t.Error(err)
-		}
-	})
-}
-
-// Run ends with its context, whether it waits or is busy, leaves no goroutine
-// behind, and may be called again.
-func TestRunEndsWithContext(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		b := fromPeers()
-		for range 3 {
-			ctx, cancel := context.WithCancel(t.Context())
-			result := make(chan error)
-			go func() { result <- b.Run(ctx) }()
-			synctest.Wait() // blocked in Recv
-			b.in.put(simple(64))
-			synctest.Wait()
-			cancel()
-			if err := <-result; err != nil {
-				t.Error(err)
-			}
-		}
-		if n := len(b.out.sent); n != 3 {
-			t.Errorf("sent %d, want 3", n)
-		}
-
-		ctx, cancel := context.WithCancel(t.Context())
-		cancel()
-		b.in.put(simple(64))
-		if err := b.Run(ctx); err != nil {
-			t.Error(err)
-		}
-	})
-}
-
-// hesitant is a Device that takes its time to set a deadline.
-type hesitant struct {
-	*memory
-	set atomic.Int32
-}
-
-func (h *hesitant) SetReadDeadline(t time.Time) error {
-	err := h.memory.SetReadDeadline(t)
-	time.Sleep(time.Second)
-	h.set.Add(1)
-	return err
-}
-
-// Run does not touch its devices any more once it has returned.
-func TestRunJoinsDeadline(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		b := fromPeers()
-		in := &hesitant{memory: b.in}
-		b.In = in
-		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
-		defer cancel()
-		if err := b.Run(ctx); err != nil {
-			t.Error(err)
-		}
-		if n := in.set.Load(); n != 2 {
-			t.Errorf("Run returned after %d deadlines of 2 were set", n)
-		}
-	})
-}
-
-// Whatever comes in, every packet is sent or counted as dropped, and what is
-// sent is a right packet with some TTL left.
-func FuzzForwarder(f *testing.F) {
-	f.Add(simple(64), simple(1), true)
-	f.Add([]byte{0x45, 0, 0, 19}, []byte{}, false)
-	f.Fuzz(func(t *testing.T, first, second []byte, right bool) {
-		if right && len(first) >= minHeader { // let the fuzzer's packets through
-			seal(first)
-		}
-		for _, b := range []bench{toPeers(route("10.5.0.0/16", "192.0.2.2"), route("128.0.0.0/1", "192.0.2.3")), fromPeers()} {
-			b.in.put(bytes.Clone(first), bytes.Clone(second))
-			b.run(t)
-			s := b.Stats()
-			total := s.Sent
-			for _, n := range s.Dropped {
-				total += n
-			}
-			if s.Received != 2 || total != 2 || s.Sent != uint64(len(b.out.sent)) || s.Replies != uint64(len(b.in.sent)) {
-				t.Fatalf("%+v", s)
-			}
-			for _, p := range b.out.sent {
-				ip, reason := ParseIPv4(p.Bytes)
-				if reason != NotDropped || len(ip) != len(p.Bytes) || ip.TTL() == 0 {
-					t.Errorf("sent % x: %v", p.Bytes, reason)
-				}
-			}
-		}
-	})
-}
-
-// A context that ends while packets keep coming.
-func TestRunEndsWhileBusy(t *testing.T) {
-	b := fromPeers()
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
-	defer cancel()
-	e := &endless{memory: b.in, left: -1}
-	e.add(simple(64))
-	b.In, b.Out = e, e
-	if err := b.Run(ctx); err != nil {
-		t.Error(err)
-	}
-}
-
-func TestNoAllocations(t *testing.T) {
-	for _, n := range []int{2, 10000} {
-		f, e := loaded(n)
-		e.left = -1
-		e.add(packet(header{src: "10.5.1.2", dst: "172.16.0.1", ttl: 64, proto: protoUDP}))
-		var b batch
-		if allocs := testing.AllocsPerRun(1000, func() {
-			if err := f.round(&b); err != nil {
-				t.Fatal(err)
-			}
-		}); allocs != 0 {
-			t.Errorf("%v allocations per batch", allocs)
-		}
-		if s := f.Stats(); s.Replies == 0 || s.Sent == 0 {
-			t.Errorf("nothing was measured: %+v", s)
-		}
-	}
-}
-
-// loaded returns a forwarder with n peers between endless devices that give 32
-// packets at a time.
-func loaded(n int) (*Forwarder, *endless) {
-	routes := peers(n)
-	e := &endless{memory: newMemory()}
-	for i := range 32 {
-		dst := routes[i*31%n].Subnet.Addr().Next().String()
-		e.add(packet(header{src: "10.5.1.2", dst: dst, ttl: 64, proto: protoUDP, payload: 1400}))
-	}
-	f := &Forwarder{In: e, Out: e, Routes: &Table{}}
-	f.Routes.Replace(routes)
-	return f, e
-}
-
-func BenchmarkForwarder(b *testing.B) {
-	for _, n := range []int{2, 10000} {
-		b.Run("peers/"+itoa(n), func(b *testing.B) {
-			f, e := loaded(n)
-			b.SetBytes(int64(len(e.batch[0].Bytes)))
-			b.ReportAllocs()
-			e.left = b.N/len(e.batch) + 1
-			if err := f.Run(b.Context()); !errors.Is(err, os.ErrClosed) {
-				b.Fatal(err)
-			}
-		})
-	}
-}
-
-func TestReasonStrings(t *testing.T) {
-	seen := map[string]bool{}
-	for r := range numReasons {
-		if s := r.String(); s == "unknown" || seen[s] {
-			t.Errorf("reason %d is %q", r, s)
-		} else {
-			seen[s] = true
-		}
-	}
 }
 
 func checkStats(t *testing.T, b bench, want Stats) {

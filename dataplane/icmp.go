@@ -37,11 +37,12 @@ const (
 
 // Put writes the IPv4 packet with the message about offender, sent by from,
 // into buf, which must hold MaxICMPError bytes, and returns its length. It
-// returns 0 where no message must be sent: about ICMP and later fragments (as
-// flannel v0.10; RFC 1812, 4.3.2.7 forbids it for ICMP errors only), about
-// what was not sent to one host, and where the source is not one host.
+// returns 0 where no message must be sent: about ICMP errors, about later
+// fragments, about what was not sent to one host, and where the source is not
+// one host (RFC 1812, 4.3.2.7). flannel v0.10 tells about no ICMP at all, so
+// that ping never learns why there is no answer.
 func (e ICMPError) Put(buf []byte, from netip.Addr, offender IPv4) int {
-	if !from.Is4() || offender.Protocol() == protoICMP || offender.LaterFragment() ||
+	if !from.Is4() || isICMPError(offender) || offender.LaterFragment() ||
 		!isOneHost(offender.Src()) || !isOneHost(offender.Dst()) {
 		return 0
 	}
@@ -65,6 +66,23 @@ func (e ICMPError) Put(buf []byte, from netip.Addr, offender IPv4) int {
 	copy(msg[icmpHeader:], offender[:quoted])
 	binary.BigEndian.PutUint16(msg[2:], ^Sum(0, msg))
 	return len(b)
+}
+
+// isICMPError reports whether the packet carries an ICMP error, or ICMP of which
+// that cannot be seen (RFC 1122, 3.2.2).
+func isICMPError(p IPv4) bool {
+	if p.Protocol() != protoICMP {
+		return false
+	}
+	msg := p[p.HeaderLen():]
+	if len(msg) == 0 {
+		return true
+	}
+	switch msg[0] {
+	case 3, 4, 5, 11, 12: // unreachable, source quench, redirect, time exceeded, parameter problem
+		return true
+	}
+	return false
 }
 
 // isOneHost reports whether a can be the address of a single host on a

@@ -69,7 +69,16 @@ func TestICMPErrorAbout(t *testing.T) {
 		{"no payload", from, plain(func(h *header) { h.payload = 0 }), 48},
 		{"longest header", from, plain(func(h *header) { h.options, h.payload = 40, 1000 }), MaxICMPError},
 
-		{"ICMP", from, plain(func(h *header) { h.proto = protoICMP }), 0},
+		{"ping", from, plain(func(h *header) { h.proto, h.first = protoICMP, 8 }), 56},
+		{"answer to a ping", from, plain(func(h *header) { h.proto = protoICMP }), 56},
+
+		{"ICMP unreachable", from, plain(func(h *header) { h.proto, h.first = protoICMP, 3 }), 0},
+		{"ICMP source quench", from, plain(func(h *header) { h.proto, h.first = protoICMP, 4 }), 0},
+		{"ICMP redirect", from, plain(func(h *header) { h.proto, h.first = protoICMP, 5 }), 0},
+		{"ICMP time exceeded", from, plain(func(h *header) { h.proto, h.first = protoICMP, 11 }), 0},
+		{"ICMP parameter problem", from, plain(func(h *header) { h.proto, h.first = protoICMP, 12 }), 0},
+		{"ICMP behind options", from, plain(func(h *header) { h.proto, h.first, h.options = protoICMP, 3, 8 }), 0},
+		{"ICMP without a type", from, plain(func(h *header) { h.proto, h.payload = protoICMP, 0 }), 0},
 		{"later fragment", from, plain(func(h *header) { h.frag = 0x2001 }), 0},
 		{"last fragment", from, plain(func(h *header) { h.frag = 1 }), 0},
 		{"source zero", from, plain(func(h *header) { h.src = "0.0.0.0" }), 0},

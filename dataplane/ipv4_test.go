@@ -16,6 +16,7 @@ type header struct {
 	frag     uint16 // flags and offset
 	options  int    // bytes
 	payload  int    // bytes
+	first    byte   // of the payload, as the type of ICMP is
 }
 
 const protoUDP = 17
@@ -35,6 +36,9 @@ func packet(h header) []byte {
 	}
 	for i := range h.payload {
 		p[n+i] = byte(i)
+	}
+	if h.payload > 0 {
+		p[n] = h.first
 	}
 	seal(p)
 	return p

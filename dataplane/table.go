@@ -36,7 +36,34 @@ func (t *Table) Lookup(dst netip.Addr) (netip.AddrPort, bool) {
 	if r == nil || !dst.Is4() {
 		return netip.AddrPort{}, false
 	}
-	return r.lookup(toU32(dst))
+	i := r.find(toU32(dst))
+	if i < 0 {
+		return netip.AddrPort{}, false
+	}
+	return r.peers[i], r.peers[i].IsValid()
+}
+
+// firstBeside returns an address that has the same peer as dst: the lowest one
+// of the range that dst is in, as a rule that of the peer's TUN.
+func (t *Table) firstBeside(dst netip.Addr) netip.Addr {
+	if r := t.ranges.Load(); r != nil && dst.Is4() {
+		if i := r.find(toU32(dst)); i >= 0 {
+			var b [4]byte
+			binary.BigEndian.PutUint32(b[:], r.starts[i])
+			return netip.AddrFrom4(b)
+		}
+	}
+	return dst
+}
+
+// HasPeer reports whether a is the address of a peer in the table.
+func (t *Table) HasPeer(a netip.Addr) bool {
+	r := t.ranges.Load()
+	if r == nil {
+		return false
+	}
+	_, ok := r.known[a]
+	return ok
 }
 
 // ranges is the immutable inside of a Table: the address space cut at the
@@ -53,11 +80,13 @@ type ranges struct {
 	peers  []netip.AddrPort // peers[i] is for starts[i] to starts[i+1]-1
 	shift  int              // a slice has 1<<shift addresses; slice 0 begins at starts[0]
 	index  []uint32         // index[s] is how many starts are not above the start of slice s
+	known  map[netip.Addr]struct{}
 }
 
-func (r *ranges) lookup(dst uint32) (netip.AddrPort, bool) {
+// find returns the number of the range that dst is in, -1 before the first one.
+func (r *ranges) find(dst uint32) int {
 	if dst < r.starts[0] {
-		return netip.AddrPort{}, false
+		return -1
 	}
 	// The range before the first start above dst is the one. All starts
 	// before lo are at or below dst, all from hi on above.
@@ -72,13 +101,17 @@ func (r *ranges) lookup(dst uint32) (netip.AddrPort, bool) {
 			hi = mid
 		}
 	}
-	peer := r.peers[lo-1]
-	return peer, peer.IsValid()
+	return lo - 1
 }
 
 // newRanges returns nil if there is nothing to look up.
 func newRanges(routes []Route) *ranges {
-	r := &ranges{}
+	r := &ranges{known: make(map[netip.Addr]struct{}, len(routes))}
+	for _, rt := range routes {
+		if rt.Peer.IsValid() && rt.Subnet.Addr().Is4() {
+			r.known[rt.Peer.Addr()] = struct{}{}
+		}
+	}
 	r.cut(routes)
 	if len(r.starts) == 0 {
 		return nil

@@ -125,6 +125,58 @@ func checkTable(t *testing.T, raw []byte) {
 	check(1<<32 - 1)
 }
 
+func TestTableHasPeer(t *testing.T) {
+	var table Table
+	has := func(addr string, want bool) {
+		t.Helper()
+		if got := table.HasPeer(netip.MustParseAddr(addr)); got != want {
+			t.Errorf("%s is a peer: %v, want %v", addr, got, want)
+		}
+	}
+	has("192.0.2.1", false)
+	table.Replace([]Route{route("10.5.1.0/24", "192.0.2.1"), route("10.5.2.0/24", "192.0.2.2"), route("10.5.3.0/24", "192.0.2.2"),
+		route("10.5.4.0/24", ""), route("fd00::/8", "192.0.2.6"), {Peer: netip.MustParseAddrPort("192.0.2.7:8285")}})
+	has("192.0.2.1", true)
+	has("192.0.2.2", true)
+	has("192.0.2.3", false)
+	has("10.5.1.1", false)
+	has("192.0.2.6", false) // its subnet is left out
+	has("192.0.2.7", false)
+	has("0.0.0.0", false)
+	has("fd00::1", false)
+	if table.HasPeer(netip.Addr{}) {
+		t.Error("the zero address is a peer")
+	}
+	table.Replace([]Route{route("10.5.2.0/24", "192.0.2.2")})
+	has("192.0.2.1", false)
+	has("192.0.2.2", true)
+	table.Replace(nil)
+	has("192.0.2.2", false)
+}
+
+func TestTableFirstBeside(t *testing.T) {
+	var table Table
+	first := func(dst, want string) {
+		t.Helper()
+		if got := table.firstBeside(netip.MustParseAddr(dst)); got.String() != want {
+			t.Errorf("beside %s: %s, want %s", dst, got, want)
+		}
+	}
+	first("10.5.1.9", "10.5.1.9") // the zero value
+	table.Replace([]Route{route("10.5.1.0/24", "192.0.2.1"), route("10.5.2.7/24", "192.0.2.2"), route("10.6.0.0/16", "192.0.2.3"),
+		route("10.6.7.0/24", "192.0.2.4"), route("255.0.0.0/8", "192.0.2.5")})
+	first("10.5.1.0", "10.5.1.0")
+	first("10.5.1.255", "10.5.1.0")
+	first("10.5.2.9", "10.5.2.0")
+	first("10.6.6.255", "10.6.0.0")
+	first("10.6.7.255", "10.6.7.0")
+	first("10.6.8.0", "10.6.8.0")
+	first("10.6.255.255", "10.6.8.0")
+	first("255.255.255.255", "255.0.0.0")
+	first("9.255.255.255", "9.255.255.255")
+	first("fd00::1", "fd00::1")
+}
+
 // While routes are replaced, readers find the old peer or the new one.
 func TestTableConcurrent(t *testing.T) {
 	var table Table

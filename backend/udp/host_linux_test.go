@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"os"
 	"runtime"
 	"testing"
 	"time"
@@ -30,6 +31,23 @@ type host struct {
 	calls chan func()
 	addr  netip.Addr // in the underlay
 	sn    netip.Prefix
+	// backend is the Backend of the network config that the host sees, "" for
+	// none.
+	backend string
+	mtu     int // of the underlay
+}
+
+const (
+	withOffload = `{"Type":"udp"}`
+	plain       = `{"Type":"udp","Offload":false}`
+)
+
+// mixes has both kinds of backends at both ends.
+var mixes = []struct{ name, a, b string }{
+	{"offload to offload", withOffload, withOffload},
+	{"offload to plain", withOffload, plain},
+	{"plain to offload", plain, withOffload},
+	{"plain to plain", plain, plain},
 }
 
 // newHosts makes two hosts, joined by a veth pair: 192.0.2.1 with subnet
@@ -37,39 +55,57 @@ type host struct {
 // address of a pod, the second of its subnet.
 func newHosts(t *testing.T) (a, b *host) {
 	nstest.NeedRoot(t)
-	a, b = newHost(t, 1), newHost(t, 2)
+	a, b = newHost(t, "192.0.2.1", 1), newHost(t, "192.0.2.2", 2)
+	join(a, b, "eth0", a.addr.String()+"/24", b.addr.String()+"/24", 1500)
+	a.addPod()
+	b.addPod()
+	return a, b
+}
+
+// join connects two hosts by a veth pair, whose ends have the same name.
+func join(a, b *host, name, cidrA, cidrB string, mtu int) {
+	a.t.Helper()
 	var inB netns.NsHandle
 	b.do(func() (err error) { inB, err = netns.Get(); return err })
 	defer inB.Close()
 	a.do(func() error {
 		return netlink.LinkAdd(&netlink.Veth{
-			LinkAttrs: netlink.LinkAttrs{Name: "eth0", MTU: 1500},
-			PeerName:  "eth0", PeerNamespace: netlink.NsFd(inB),
+			LinkAttrs: netlink.LinkAttrs{Name: name, MTU: mtu},
+			PeerName:  name, PeerNamespace: netlink.NsFd(inB), PeerMTU: uint32(mtu),
 		})
 	})
-	for _, h := range []*host{a, b} {
-		h.do(func() error {
-			bridge := &netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: "docker0"}}
-			return errors.Join(
-				h.configure("eth0", h.addr.String()+"/24"),
-				netlink.LinkAdd(bridge),
-				h.configure("docker0", h.pod().String()+"/24"),
-				h.configure("lo", ""))
-		})
-	}
-	return a, b
+	a.do(func() error { return a.configure(name, cidrA) })
+	b.do(func() error { return b.configure(name, cidrB) })
 }
 
-func newHost(t *testing.T, n byte) *host {
+// addPod gives the host its bridge, with the address of a pod.
+func (h *host) addPod() {
+	h.t.Helper()
+	h.do(func() error {
+		return errors.Join(
+			netlink.LinkAdd(&netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: "docker0"}}),
+			h.configure("docker0", h.pod().String()+"/24"),
+			h.configure("lo", ""))
+	})
+}
+
+func newHost(t *testing.T, addr string, n byte) *host {
 	h := &host{
 		t: t, calls: make(chan func()),
-		addr: netip.AddrFrom4([4]byte{192, 0, 2, n}),
+		addr: netip.MustParseAddr(addr),
 		sn:   netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 5, n, 0}), 24),
+		mtu:  1500,
 	}
 	entered := make(chan error)
 	go func() {
 		runtime.LockOSThread() // for good: the thread dies with its namespace
-		entered <- unix.Unshare(unix.CLONE_NEWNET)
+		err := unix.Unshare(unix.CLONE_NEWNET)
+		if err == nil {
+			// One processor takes in what a veth brings, or else packets that two
+			// have sent may overtake each other.
+			err = os.WriteFile("/proc/sys/net/core/rps_default_mask", []byte("1"), 0)
+		}
+		entered <- err
 		for call := range h.calls {
 			call()
 		}
@@ -115,7 +151,7 @@ func (h *host) lease() subnet.Lease {
 }
 
 func (h *host) underlay() backend.Underlay {
-	return backend.Underlay{Name: "eth0", MTU: 1500, Addr: h.addr, PublicIP: h.addr}
+	return backend.Underlay{Name: "eth0", MTU: h.mtu, Addr: h.addr, PublicIP: h.addr}
 }
 
 func config(t testing.TB, backend string) subnet.Config {
@@ -134,10 +170,15 @@ func config(t testing.TB, backend string) subnet.Config {
 // open opens a backend that is up and closed with the test.
 func (h *host) open() *Backend {
 	h.t.Helper()
+	return h.openLogging(slog.New(slog.DiscardHandler))
+}
+
+func (h *host) openLogging(log *slog.Logger) *Backend {
+	h.t.Helper()
 	var b *Backend
+	cfg := config(h.t, h.backend)
 	h.do(func() (err error) {
-		b, err = Open(context.Background(), h.underlay(), config(h.t, ""), slog.New(slog.DiscardHandler))
-		if err == nil {
+		if b, err = Open(context.Background(), h.underlay(), cfg, log); err == nil {
 			err = b.Up(context.Background(), h.lease())
 		}
 		return err
@@ -172,16 +213,27 @@ func sync(t *testing.T, b *Backend, peers ...*host) {
 	}
 }
 
-// overlay starts both hosts with each other as peers.
-func overlay(t *testing.T) (a, b *host, onA, onB *Backend) {
+// start opens and runs both hosts, with each other as peers.
+func start(t *testing.T, a, b *host) (onA, onB *Backend) {
 	t.Helper()
-	a, b = newHosts(t)
 	onA, onB = a.open(), b.open()
 	sync(t, onA, b)
 	sync(t, onB, a)
 	run(t, onA)
 	run(t, onB)
-	return a, b, onA, onB
+	return onA, onB
+}
+
+// inMixes runs f on started hosts, with both kinds of backends at both ends.
+func inMixes(t *testing.T, f func(t *testing.T, a, b *host, onA, onB *Backend)) {
+	for _, mix := range mixes {
+		t.Run(mix.name, func(t *testing.T) {
+			a, b := newHosts(t)
+			a.backend, b.backend = mix.a, mix.b
+			onA, onB := start(t, a, b)
+			f(t, a, b, onA, onB)
+		})
+	}
 }
 
 // ping sends echo requests to dst until one is answered, and returns the TTL

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"runtime"
 
 	"golang.org/x/sync/errgroup"
 
@@ -21,29 +22,33 @@ import (
 )
 
 const (
-	defaultPort = 8285
-	tunName     = "flannel%d" // flannel0, unless another daemon of this host has it
-	txQueueLen  = 500         // packets; the kernel's own value for a TUN
+	tunName    = "flannel%d" // flannel0, unless another daemon of this host has it
+	txQueueLen = 500         // packets; the kernel's own value for a TUN
 
 	overhead = 20 + 8     // bytes of the outer IPv4 and UDP headers
 	minMTU   = 68         // of IPv4 (RFC 791, 3.2), and what a TUN accepts
 	maxMTU   = 65535 - 28 // what one datagram holds
+
+	loops = 2 // to and from peers, each on a thread of its own
 )
 
 // Backend carries the packets of one network. Its TUN interface, with address
-// and route, lives from Open to Close.
+// and route, outlives it: the next daemon takes it over, so that a restart
+// loses only what arrives between the two.
 type Backend struct {
+	options
 	underlay backend.Underlay
 	network  netip.Prefix
-	port     uint16
 	own      netip.Prefix // leased subnet, the zero value before Up
 	peers    backend.Peers
+	log      *slog.Logger
 
 	sock *udpsock.Socket
 	tun  *tun.Device
 	nl   *rtnl.Handle
 
 	routes    dataplane.Table
+	guard     dataplane.Guard
 	toPeers   dataplane.Forwarder
 	fromPeers dataplane.Forwarder
 }
@@ -59,44 +64,34 @@ func Open(_ context.Context, u backend.Underlay, cfg subnet.Config, log *slog.Lo
 			err = fmt.Errorf("udp: %w", err)
 		}
 	}()
-	port, err := portOf(cfg)
+	o, err := parseOptions(cfg)
 	if err != nil {
 		return nil, err
 	}
 	if u.MTU < minMTU+overhead {
 		return nil, fmt.Errorf("mtu %d of %s: want %d or more", u.MTU, u.Name, minMTU+overhead)
 	}
-	b := &Backend{underlay: u, network: cfg.Network, port: port, peers: backend.Peers{Type: backend.AnyType, Underlay: u, Log: log}}
+	b := &Backend{options: o, underlay: u, network: cfg.Network, log: log, peers: backend.Peers{Type: backend.AnyType, Underlay: u, Log: log}}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, b.Close())
 		}
 	}()
-	if b.sock, err = udpsock.Listen(netip.AddrPortFrom(u.Addr, port)); err != nil {
-		return nil, err
-	}
-	if b.tun, err = tun.Open(tunName); err != nil {
-		return nil, err
-	}
 	if b.nl, err = rtnl.Open(); err != nil {
 		return nil, err
 	}
+	// The socket comes first: who has it owns the TUN of that port as well.
+	if b.sock, err = udpsock.Listen(netip.AddrPortFrom(u.Addr, o.port), udpsock.Options{Offload: o.offload}); err != nil {
+		return nil, err
+	}
+	if b.tun, err = openTUN(b.nl, cfg.Network, o, log); err != nil {
+		return nil, err
+	}
+	b.guard.Peers, b.guard.Check = &b.routes, o.check
 	b.toPeers.In, b.toPeers.Out, b.toPeers.Routes = b.tun, b.sock, &b.routes
-	b.fromPeers.In, b.fromPeers.Out = b.sock, b.tun
-	log.Info("opened udp backend", "link", b.tun.Name(), "mtu", b.MTU())
+	b.fromPeers.In, b.fromPeers.Out, b.fromPeers.Guard = b.sock, b.tun, &b.guard
+	log.Info("opened udp backend", "link", b.tun.Name(), "mtu", b.MTU(), "offload", b.offloadText(), "sourceCheck", o.check)
 	return b, nil
-}
-
-// portOf returns the port of the Backend object. All nodes share it.
-func portOf(cfg subnet.Config) (uint16, error) {
-	c := struct{ Port int }{defaultPort}
-	if err := cfg.DecodeBackend(&c); err != nil {
-		return 0, err
-	}
-	if c.Port < 1 || c.Port > 65535 {
-		return 0, fmt.Errorf("in Backend: Port %d: want a UDP port from 1 to 65535", c.Port)
-	}
-	return uint16(c.Port), nil
 }
 
 // Attrs implements backend.Backend. As with flannel, no BackendType is
@@ -107,10 +102,15 @@ func (b *Backend) Attrs() subnet.Attrs { return subnet.Attrs{PublicIP: b.underla
 func (b *Backend) MTU() int { return min(b.underlay.MTU-overhead, maxMTU) }
 
 // Up gives the TUN interface the first address of the leased subnet and the
-// route to the whole network.
+// route to the whole network, and lets it outlive the daemon.
 func (b *Backend) Up(_ context.Context, l subnet.Lease) error {
 	b.own = l.Subnet
-	return b.ensureLink()
+	b.guard.SetOwn(l.Subnet)
+	b.fromPeers.SetAddr(l.Subnet.Addr())
+	if err := b.ensureLink(); err != nil {
+		return err
+	}
+	return b.tun.SetPersistent(true)
 }
 
 // ensureLink brings the TUN interface to the state that the lease asks for.
@@ -121,6 +121,10 @@ func (b *Backend) Up(_ context.Context, l subnet.Lease) error {
 func (b *Backend) ensureLink() error {
 	if err := b.nl.EnsureLink(b.tun.Index(), b.MTU(), txQueueLen); err != nil {
 		return err
+	}
+	// A queue in front of the TUN's own only costs time.
+	if err := b.nl.EnsureNoQueue(b.tun.Index()); err != nil {
+		b.log.Warn("keeping the queueing discipline, which costs some speed", "err", err)
 	}
 	if err := b.nl.EnsureAddr(b.tun.Index(), b.own.Addr(), b.network); err != nil {
 		return err
@@ -142,6 +146,11 @@ func (b *Backend) Sync(_ context.Context, peers []subnet.Lease) error {
 // Run carries packets until ctx ends. If the TUN interface is deleted
 // meanwhile it returns an error that names it.
 func (b *Backend) Run(ctx context.Context) error {
+	// The loops keep the scheduler's processors for themselves most of the
+	// time; the rest of the daemon must not have to wait for one.
+	runtime.GOMAXPROCS(runtime.GOMAXPROCS(0) + loops)
+	defer func() { runtime.GOMAXPROCS(runtime.GOMAXPROCS(0) - loops) }()
+
 	g, ctx := errgroup.WithContext(ctx)
 	carry := func(f *dataplane.Forwarder, from, to string) {
 		g.Go(func() error {
@@ -156,13 +165,8 @@ func (b *Backend) Run(ctx context.Context) error {
 	return g.Wait()
 }
 
-// Stats returns the counters of both directions. It may be called at any time.
-func (b *Backend) Stats() (toPeers, fromPeers dataplane.Stats) {
-	return b.toPeers.Stats(), b.fromPeers.Stats()
-}
-
-// Close frees the port and deletes the TUN interface, with its address and
-// route.
+// Close frees the port and the TUN interface, which vanishes only if Up has
+// never been called for it.
 func (b *Backend) Close() error {
 	var errs []error
 	if b.nl != nil {

@@ -1,52 +1,70 @@
 // Package tun is the dataplane.Device on a Linux TUN interface
-// (Documentation/networking/tuntap.rst, drivers/net/tun.c).
+// (Documentation/networking/tuntap.rst in the kernel's source).
+//
+// The kernel hands over superpackets of up to 64 KiB, which stand for many
+// packets of one flow, and takes them; they are cut and merged here:
+//
+//	pods -> stack -> TUN -- read --> splitter -> packets -> Recv
+//	pods <- stack <- TUN <- write -- merger <-- packets <-- Send
 package tun
 
 import (
 	"errors"
 	"fmt"
 	"os"
+	"sync"
 	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
 
 	"tweed/dataplane"
+	"tweed/dataplane/rawfd"
 )
 
 const devNetTun = "/dev/net/tun"
 
-// maxPacket is the largest IPv4 packet in bytes, so that none is cut short
-// whatever the MTU of the interface is.
-const maxPacket = 65535
-
-// Device is a TUN interface without packet information: each read and each
-// write is one IP packet. The interface lives as long as the Device is open.
+// Device is a TUN interface without packet information. Unless it was made
+// persistent, the interface lives as long as the Device is open.
 //
 // The errors of Recv and Send name the interface. If it was deleted, both fail
-// for good, with syscall.EBADFD. While it is down, Send fails with a Transient
-// syscall.EIO and Recv waits.
+// for good, with syscall.EBADFD. While it is down, packets that are sent have
+// the Err EIO, and Recv waits.
 type Device struct {
-	file  *os.File
-	name  string
-	index int
-	buf   [maxPacket]byte
+	file     *rawfd.File
+	name     string
+	index    int
+	vnet     bool // each packet has a vnetHdr in front
+	features features
+	count    dataplane.IOCounters
+
+	reader reader
+
+	sending sync.Mutex // guards writer
+	writer  writer
 }
 
 var _ dataplane.Device = (*Device)(nil)
 
+// Options say how a Device differs from the plainest one, which moves one
+// packet with each system call.
+type Options struct {
+	// Offload makes use of all segmentation offloads that the kernel has.
+	Offload bool
+}
+
 // Open makes a TUN interface, down and without an address, in the network
-// namespace of the calling thread. A %d in name, as in "flannel%d", stands for
-// the lowest number that is free.
-func Open(name string) (*Device, error) {
-	d, err := open(name)
+// namespace of the calling thread, or attaches to a persistent one. A %d in
+// name, as in "flannel%d", stands for the lowest number that is free.
+func Open(name string, o Options) (*Device, error) {
+	d, err := open(name, o)
 	if err != nil {
 		return nil, fmt.Errorf("open tun %s: %w", name, err)
 	}
 	return d, nil
 }
 
-func open(name string) (*Device, error) {
+func open(name string, o Options) (_ *Device, err error) {
 	ifr, err := unix.NewIfreq(name)
 	if err != nil || name == "" {
 		return nil, fmt.Errorf("name: want 1 to %d bytes", unix.IFNAMSIZ-1)
@@ -55,19 +73,36 @@ func open(name string) (*Device, error) {
 	if err != nil {
 		return nil, explain(&os.PathError{Op: "open", Path: devNetTun, Err: err})
 	}
-	// The interface must be attached before the runtime polls the file: until
-	// then the kernel reports an error to poll.
-	ifr.SetUint16(unix.IFF_TUN | unix.IFF_NO_PI)
+	defer func() {
+		if err != nil {
+			unix.Close(fd)
+		}
+	}()
+	flags := uint16(unix.IFF_TUN | unix.IFF_NO_PI)
+	if o.Offload {
+		flags |= unix.IFF_VNET_HDR
+	}
+	ifr.SetUint16(flags)
 	if err := unix.IoctlIfreq(fd, unix.TUNSETIFF, ifr); err != nil {
-		unix.Close(fd)
 		return nil, explain(os.NewSyscallError("TUNSETIFF", err))
 	}
-	index, err := indexOf(ifr.Name())
-	if err != nil {
-		unix.Close(fd)
+	if o.Offload {
+		// A persistent interface keeps the size that its last user chose.
+		if err := unix.IoctlSetPointerInt(fd, unix.TUNSETVNETHDRSZ, vnetHdrLen); err != nil {
+			return nil, os.NewSyscallError("TUNSETVNETHDRSZ", err)
+		}
+	}
+	d := &Device{name: ifr.Name(), vnet: o.Offload}
+	if d.index, err = indexOf(d.name); err != nil {
 		return nil, err
 	}
-	return &Device{file: os.NewFile(uintptr(fd), devNetTun), name: ifr.Name(), index: index}, nil
+	if err := d.features.probe(fd, o.Offload); err != nil {
+		return nil, err
+	}
+	if d.file, err = rawfd.New(fd); err != nil {
+		return nil, err
+	}
+	return d, nil
 }
 
 // explain adds to an error of open(2) or TUNSETIFF what an operator can do.
@@ -109,48 +144,48 @@ func (d *Device) Name() string { return d.name }
 // Index is the number of the interface, which a rename does not change.
 func (d *Device) Index() int { return d.index }
 
-// Recv reads one packet that the kernel routed into the interface.
-func (d *Device) Recv(pkts []dataplane.Packet) (int, error) {
-	n, err := d.file.Read(d.buf[:])
+// Stats returns the counters. It may be called at any time.
+func (d *Device) Stats() dataplane.IOStats { return d.count.Snapshot() }
+
+// SetPersistent says whether the interface, with its addresses and routes,
+// outlives the Device, to be attached to by the next Open of its name.
+func (d *Device) SetPersistent(on bool) error {
+	fd, err := d.file.Enter()
 	if err != nil {
-		return 0, d.fail("read", err)
+		return d.fail("make persistent", err)
 	}
-	pkts[0] = dataplane.Packet{Bytes: d.buf[:n]}
-	return 1, nil
-}
-
-// Send hands the packets to the kernel as if they had come in over the
-// interface.
-func (d *Device) Send(pkts []dataplane.Packet) (int, error) {
-	for i := range pkts {
-		if _, err := d.file.Write(pkts[i].Bytes); err != nil {
-			return i, d.fail("write", err)
-		}
+	defer d.file.Leave()
+	value := 0
+	if on {
+		value = 1
 	}
-	return len(pkts), nil
-}
-
-// fail turns an error of the file into one of the dataplane.Device contract.
-func (d *Device) fail(op string, err error) error {
-	errno, ok := errors.AsType[syscall.Errno](err)
-	switch {
-	case errors.Is(err, os.ErrClosed), errors.Is(err, os.ErrDeadlineExceeded):
-		return fmt.Errorf("%s tun %s: %w", op, d.name, err)
-	case !ok, errno == unix.EBADFD:
-		// No errno means that poll reported an error, which it does only for a
-		// file without an interface (tun_chr_poll).
-		return fmt.Errorf("%s tun %s: the interface is gone: %w", op, d.name, unix.EBADFD)
+	if err := unix.IoctlSetInt(fd, unix.TUNSETPERSIST, value); err != nil {
+		return fmt.Errorf("tun %s: %w", d.name, os.NewSyscallError("TUNSETPERSIST", err))
 	}
-	return dataplane.Transient(errno)
+	return nil
 }
 
 // SetReadDeadline implements dataplane.Device.
-func (d *Device) SetReadDeadline(t time.Time) error { return d.file.SetReadDeadline(t) }
-
-// Close deletes the interface, with its addresses and routes.
-func (d *Device) Close() error {
-	if err := d.file.Close(); err != nil {
-		return fmt.Errorf("close tun %s: %w", d.name, err)
+func (d *Device) SetReadDeadline(t time.Time) error {
+	if err := d.file.SetReadDeadline(t); err != nil {
+		return d.fail("set deadline of", err)
 	}
 	return nil
+}
+
+// Close deletes the interface, with its addresses and routes, unless it is
+// persistent.
+func (d *Device) Close() error {
+	if err := d.file.Close(); err != nil {
+		return d.fail("close", err)
+	}
+	return nil
+}
+
+// fail names the interface in an error that is final.
+func (d *Device) fail(op string, err error) error {
+	if errors.Is(err, unix.EBADFD) {
+		err = fmt.Errorf("the interface is gone: %w", err)
+	}
+	return fmt.Errorf("%s tun %s: %w", op, d.name, err)
 }

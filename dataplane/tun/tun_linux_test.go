@@ -21,7 +21,7 @@ import (
 
 func TestOpenNames(t *testing.T) {
 	nstest.Enter(t)
-	first, second := mustOpen(t, "flannel%d"), mustOpen(t, "flannel%d")
+	first, second := mustOpen(t, "flannel%d", Options{}), mustOpen(t, "flannel%d", Options{Offload: true})
 	if first.Name() != "flannel0" || second.Name() != "flannel1" {
 		t.Errorf("names %s and %s, want flannel0 and flannel1", first.Name(), second.Name())
 	}
@@ -44,7 +44,7 @@ func TestOpenNames(t *testing.T) {
 
 func TestOpenErrors(t *testing.T) {
 	nstest.Enter(t)
-	mustOpen(t, "busy0")
+	mustOpen(t, "busy0", Options{})
 	for _, tt := range []struct {
 		iface string
 		want  error
@@ -56,7 +56,7 @@ func TestOpenErrors(t *testing.T) {
 		{"flannel-01234567", nil, "want 1 to 15 bytes"},
 		{"", nil, "want 1 to 15 bytes"},
 	} {
-		d, err := Open(tt.iface)
+		d, err := Open(tt.iface, Options{})
 		if err == nil {
 			d.Close()
 			t.Errorf("%q: no error", tt.iface)
@@ -85,113 +85,170 @@ func TestExplain(t *testing.T) {
 
 // A host's own sockets talk to the other side of the TUN, which is the test.
 func TestSendRecv(t *testing.T) {
-	nstest.Enter(t)
-	d := mustOpen(t, "flannel%d")
-	configure(t, d, "10.9.0.1/24")
-	conn, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(10, 9, 0, 1), Port: 1000})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer conn.Close()
-	deadline := time.Now().Add(10 * time.Second)
-	conn.SetReadDeadline(deadline)
-	d.SetReadDeadline(deadline)
+	plainAndOffload(t, func(t *testing.T, o Options) {
+		d := mustOpen(t, "flannel%d", o)
+		configure(t, d, "10.9.0.1/24")
+		conn := listen(t, "10.9.0.1:1000")
+		deadline := time.Now().Add(10 * time.Second)
+		conn.SetReadDeadline(deadline)
+		d.SetReadDeadline(deadline)
 
-	payload := bytes.Repeat([]byte("tweed"), 280)
-	if _, err := conn.WriteToUDPAddrPort(payload, netip.MustParseAddrPort("10.9.0.2:2000")); err != nil {
-		t.Fatal(err)
-	}
-	p := recvIPv4(t, d)
-	if p.Src().String() != "10.9.0.1" || p.Dst().String() != "10.9.0.2" || !bytes.Equal(p[28:], payload) {
-		t.Fatalf("received % x", p[:28])
-	}
-
-	// Sent back with the ends swapped, it arrives at the socket.
-	reply := bytes.Clone(p)
-	copy(reply[12:], p[16:20])
-	copy(reply[16:], p[12:16])
-	copy(reply[20:], p[22:24])
-	copy(reply[22:], p[20:22])
-	binary.BigEndian.PutUint16(reply[26:], 0) // UDP checksum: none
-	if n, err := d.Send([]dataplane.Packet{{Bytes: reply}, {Bytes: reply}}); n != 2 || err != nil {
-		t.Fatalf("sent %d: %v", n, err)
-	}
-	buf := make([]byte, 2000)
-	for range 2 {
-		n, from, err := conn.ReadFromUDPAddrPort(buf)
-		if err != nil {
+		payload := bytes.Repeat([]byte("tweed"), 280)
+		if _, err := conn.WriteToUDPAddrPort(payload, netip.MustParseAddrPort("10.9.0.2:2000")); err != nil {
 			t.Fatal(err)
 		}
-		if from.String() != "10.9.0.2:2000" || !bytes.Equal(buf[:n], payload) {
-			t.Errorf("%d bytes from %s", n, from)
+		p := recvIPv4(t, d)
+		if p.Src().String() != "10.9.0.1" || p.Dst().String() != "10.9.0.2" || !bytes.Equal(p[28:], payload) {
+			t.Fatalf("received % x", p[:28])
 		}
-	}
 
-	// What the kernel refuses is lost, and only that.
-	n, err := d.Send([]dataplane.Packet{{Bytes: reply}, {Bytes: []byte{0x15, 1, 2}}, {Bytes: reply}})
-	if _, ok := errors.AsType[dataplane.Transient](err); n != 1 || !ok {
-		t.Errorf("junk: sent %d: %v, want 1 and a Transient error", n, err)
-	}
+		// Sent back with the ends swapped, it arrives at the socket.
+		reply := swapped(p)
+		binary.BigEndian.PutUint16(reply[26:], 0) // UDP checksum: none
+		mustSend(t, d, [][]byte{reply, reply})
+		buf := make([]byte, 2000)
+		readReply := func() {
+			t.Helper()
+			n, from, err := conn.ReadFromUDPAddrPort(buf)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if from.String() != "10.9.0.2:2000" || !bytes.Equal(buf[:n], payload) {
+				t.Errorf("%d bytes from %s", n, from)
+			}
+		}
+		readReply()
+		readReply()
 
-	pkts := make([]dataplane.Packet, 4)
-	if allocs := testing.AllocsPerRun(100, func() {
-		conn.WriteToUDPAddrPort(payload, netip.MustParseAddrPort("10.9.0.2:2000"))
-		n, err := d.Recv(pkts)
-		if err != nil || n != 1 {
-			t.Fatal(n, err)
+		// What the kernel refuses is lost, and only that.
+		pkts := asPackets([][]byte{reply, {0x15, 1, 2}, reply, {}, reply})
+		for i := range pkts {
+			pkts[i].Err = syscall.ENOLINK // of an earlier Send
 		}
-		if n, err := d.Send(pkts[:n]); n != 1 || err != nil {
-			t.Fatal(n, err)
+		if err := d.Send(pkts); err != nil {
+			t.Errorf("junk: %v", err)
 		}
-	}); allocs != 0 {
-		t.Errorf("%v allocations per packet", allocs)
-	}
+		for i, want := range []syscall.Errno{0, syscall.EINVAL, 0, syscall.EINVAL, 0} {
+			if pkts[i].Err != want {
+				t.Errorf("packet %d: %v, want %v", i, pkts[i].Err, want)
+			}
+		}
+		for range 3 {
+			readReply()
+		}
+		if err := d.Send(nil); err != nil {
+			t.Errorf("nothing: %v", err)
+		}
+
+		pkts = make([]dataplane.Packet, 4)
+		if allocs := testing.AllocsPerRun(100, func() {
+			conn.WriteToUDPAddrPort(payload, netip.MustParseAddrPort("10.9.0.2:2000"))
+			n, err := d.Recv(pkts)
+			if err != nil || n != 1 {
+				t.Fatal(n, err)
+			}
+			if err := d.Send(pkts[:n]); err != nil || pkts[0].Err != 0 {
+				t.Fatal(err, pkts[0].Err)
+			}
+		}); allocs != 0 {
+			t.Errorf("%v allocations per packet", allocs)
+		}
+	})
 }
 
 func TestDeadline(t *testing.T) {
-	nstest.Enter(t)
-	d := mustOpen(t, "flannel%d")
-	configure(t, d, "10.9.0.1/24")
-	result := recvInBackground(d)
-	d.SetReadDeadline(time.Unix(1, 0))
-	if err := <-result; !errors.Is(err, os.ErrDeadlineExceeded) {
-		t.Errorf("blocked Recv: %v", err)
-	}
-	conn, err := net.DialUDP("udp4", nil, &net.UDPAddr{IP: net.IPv4(10, 9, 0, 2), Port: 2000})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer conn.Close()
-	if _, err := conn.Write([]byte("x")); err != nil {
-		t.Fatal(err)
-	}
-	if n, err := d.Recv(make([]dataplane.Packet, 1)); !errors.Is(err, os.ErrDeadlineExceeded) {
-		t.Errorf("Recv with a packet waiting: %d, %v", n, err)
-	}
-	d.SetReadDeadline(time.Time{})
-	recvIPv4(t, d)
-}
-
-// What the kernel says about an interface that is down or deleted.
-func TestFaults(t *testing.T) {
-	pkts := []dataplane.Packet{{Bytes: []byte{0x45, 19: 0}}}
-
-	t.Run("down", func(t *testing.T) {
-		nstest.Enter(t)
-		d := mustOpen(t, "flannel%d")
-		if n, err := d.Send(pkts); n != 0 || err != dataplane.Transient(syscall.EIO) {
-			t.Errorf("Send: %d, %v, want a Transient EIO", n, err)
-		}
-		configure(t, d, "10.9.0.1/24")
-		if n, err := d.Send(pkts); n != 1 || err != nil {
-			t.Errorf("Send after up: %d, %v", n, err)
-		}
-	})
-	t.Run("deleted", func(t *testing.T) {
-		nstest.Enter(t)
-		d := mustOpen(t, "flannel%d")
+	plainAndOffload(t, func(t *testing.T, o Options) {
+		d := mustOpen(t, "flannel%d", o)
 		configure(t, d, "10.9.0.1/24")
 		result := recvInBackground(d)
+		d.SetReadDeadline(time.Unix(1, 0))
+		if err := <-result; !errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Errorf("blocked Recv: %v", err)
+		}
+		conn, err := net.DialUDP("udp4", nil, &net.UDPAddr{IP: net.IPv4(10, 9, 0, 2), Port: 2000})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		if _, err := conn.Write([]byte("x")); err != nil {
+			t.Fatal(err)
+		}
+		if n, err := d.Recv(make([]dataplane.Packet, 1)); !errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Errorf("Recv with a packet waiting: %d, %v", n, err)
+		}
+		d.SetReadDeadline(time.Time{})
+		recvIPv4(t, d)
+		d.SetReadDeadline(time.Now().Add(50 * time.Millisecond))
+		if _, err := d.Recv(make([]dataplane.Packet, 1)); !errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Errorf("Recv until the deadline: %v", err)
+		}
+	})
+}
+
+// While the interface is down packets are lost, one by one, and the Device
+// lives.
+func TestDown(t *testing.T) {
+	plainAndOffload(t, func(t *testing.T, o Options) {
+		d := mustOpen(t, "flannel%d", o)
+		pkts := asPackets(encode(train(udpPacket(100), 3)))
+		expect := func(when string, want syscall.Errno) {
+			t.Helper()
+			err := d.Send(pkts)
+			for i := range pkts {
+				if err != nil || pkts[i].Err != want {
+					t.Errorf("%s: packet %d: %v, %v, want %v", when, i, err, pkts[i].Err, want)
+				}
+			}
+		}
+		expect("never up", syscall.EIO)
+		configure(t, d, "10.9.0.1/24")
+		expect("up", 0)
+		link, err := netlink.LinkByIndex(d.Index())
+		if err != nil {
+			t.Fatal(err)
+		}
+		result := recvInBackground(d)
+		if err := netlink.LinkSetDown(link); err != nil {
+			t.Fatal(err)
+		}
+		expect("down", syscall.EIO)
+		if err := netlink.LinkSetUp(link); err != nil {
+			t.Fatal(err)
+		}
+		expect("up again", 0)
+		select {
+		case err := <-result:
+			t.Errorf("Recv ended: %v", err)
+		default:
+		}
+		d.SetReadDeadline(time.Unix(1, 0))
+		<-result
+		if d.Stats().Fallbacks != 0 {
+			t.Error("an interface that is down passed for a kernel without offloads")
+		}
+	})
+}
+
+// A deleted interface ends everything, and the error says which one it was.
+func TestDeleted(t *testing.T) {
+	plainAndOffload(t, func(t *testing.T, o Options) {
+		d := mustOpen(t, "flannel%d", o)
+		configure(t, d, "10.9.0.1/24")
+		pkts := asPackets(encode(train(udpPacket(100), 3)))
+		received := recvInBackground(d)
+		sent, busy := make(chan error, 1), make(chan struct{})
+		go func() {
+			for n := 0; ; n++ {
+				if err := d.Send(pkts); err != nil {
+					sent <- err
+					return
+				}
+				if n == 10 {
+					close(busy)
+				}
+			}
+		}()
+		<-busy
 		link, err := netlink.LinkByIndex(d.Index())
 		if err != nil {
 			t.Fatal(err)
@@ -199,18 +256,21 @@ func TestFaults(t *testing.T) {
 		if err := netlink.LinkDel(link); err != nil {
 			t.Fatal(err)
 		}
-		_, sendErr := d.Send(pkts)
-		_, recvErr := d.Recv(make([]dataplane.Packet, 1))
-		for op, err := range map[string]error{"blocked Recv": <-result, "Recv": recvErr, "Send": sendErr} {
+		errs := map[string]error{"blocked Recv": <-received, "busy Send": <-sent}
+		_, errs["Recv"] = d.Recv(make([]dataplane.Packet, 1))
+		errs["Send"] = d.Send(asPackets(encode(train(udpPacket(100), 1))))
+		for op, err := range errs {
 			_, transient := errors.AsType[dataplane.Transient](err)
 			if transient || !errors.Is(err, syscall.EBADFD) || !strings.Contains(err.Error(), "tun flannel0: the interface is gone") {
 				t.Errorf("%s: %v", op, err)
 			}
 		}
 	})
-	t.Run("closed", func(t *testing.T) {
-		nstest.Enter(t)
-		d := mustOpen(t, "flannel%d")
+}
+
+func TestClosed(t *testing.T) {
+	plainAndOffload(t, func(t *testing.T, o Options) {
+		d := mustOpen(t, "flannel%d", o)
 		configure(t, d, "10.9.0.1/24")
 		result := recvInBackground(d)
 		if err := d.Close(); err != nil {
@@ -219,21 +279,49 @@ func TestFaults(t *testing.T) {
 		if err := <-result; !errors.Is(err, os.ErrClosed) {
 			t.Errorf("blocked Recv: %v", err)
 		}
-		if _, err := d.Send(pkts); !errors.Is(err, os.ErrClosed) {
-			t.Errorf("Send: %v", err)
-		}
-		if err := d.Close(); !errors.Is(err, os.ErrClosed) {
-			t.Errorf("second Close: %v", err)
+		pkts := asPackets(encode(train(udpPacket(100), 3)))
+		_, recvErr := d.Recv(make([]dataplane.Packet, 1))
+		for op, err := range map[string]error{
+			"Recv": recvErr, "Send": d.Send(pkts), "SetReadDeadline": d.SetReadDeadline(time.Time{}),
+			"SetPersistent": d.SetPersistent(true), "second Close": d.Close(),
+		} {
+			if !errors.Is(err, os.ErrClosed) || !strings.Contains(err.Error(), "tun flannel0") {
+				t.Errorf("%s: %v", op, err)
+			}
 		}
 	})
 }
 
-func mustOpen(t *testing.T, name string) *Device {
+// plainAndOffload runs test for both kinds of Device, each in a namespace of
+// its own where nothing but the test sends packets.
+func plainAndOffload(t *testing.T, test func(*testing.T, Options)) {
+	t.Run("plain", func(t *testing.T) {
+		quietNamespace(t)
+		test(t, Options{})
+	})
+	t.Run("offload", func(t *testing.T) {
+		quietNamespace(t)
+		test(t, Options{Offload: true})
+	})
+}
+
+// quietNamespace enters a namespace whose interfaces have no IPv6, so that the
+// kernel sends nothing of its own.
+func quietNamespace(t *testing.T) {
+	t.Helper()
+	nstest.Enter(t)
+	err := os.WriteFile("/proc/sys/net/ipv6/conf/default/disable_ipv6", []byte("1"), 0)
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		t.Fatal(err)
+	}
+}
+
+func mustOpen(t testing.TB, name string, o Options) *Device {
 	t.Helper()
 	if _, err := os.Stat(devNetTun); err != nil {
 		nstest.Missing(t, devNetTun)
 	}
-	d, err := Open(name)
+	d, err := Open(name, o)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -241,7 +329,43 @@ func mustOpen(t *testing.T, name string) *Device {
 	return d
 }
 
-func configure(t *testing.T, d *Device, cidr string) {
+// mustSend sends all.
+func mustSend(t testing.TB, d *Device, pkts [][]byte) {
+	t.Helper()
+	batch := asPackets(pkts)
+	if err := d.Send(batch); err != nil {
+		t.Fatal(err)
+	}
+	for i := range batch {
+		if batch[i].Err != 0 {
+			t.Fatalf("packet %d of %d: %v", i, len(batch), batch[i].Err)
+		}
+	}
+}
+
+// listen opens a UDP socket in the namespace of the caller.
+func listen(t testing.TB, addr string) *net.UDPConn {
+	t.Helper()
+	conn, err := net.ListenUDP("udp4", net.UDPAddrFromAddrPort(netip.MustParseAddrPort(addr)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { conn.Close() })
+	return conn
+}
+
+// swapped is a copy of a packet on its way back: addresses and ports have
+// changed sides, which leaves all checksums right.
+func swapped(p []byte) []byte {
+	b := bytes.Clone(p)
+	copy(b[12:], p[16:20])
+	copy(b[16:], p[12:16])
+	copy(b[20:], p[22:24])
+	copy(b[22:], p[20:22])
+	return b
+}
+
+func configure(t testing.TB, d *Device, cidr string) {
 	t.Helper()
 	link, err := netlink.LinkByIndex(d.Index())
 	if err != nil {
@@ -257,7 +381,7 @@ func configure(t *testing.T, d *Device, cidr string) {
 }
 
 // recvIPv4 waits for an IPv4 packet; the kernel sends IPv6 ones of its own.
-func recvIPv4(t *testing.T, d *Device) dataplane.IPv4 {
+func recvIPv4(t testing.TB, d *Device) dataplane.IPv4 {
 	t.Helper()
 	pkts := make([]dataplane.Packet, 1)
 	for {

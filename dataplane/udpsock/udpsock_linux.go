@@ -1,29 +1,33 @@
 // Package udpsock is the dataplane.Device on a UDP socket: each datagram holds
-// one packet.
+// one packet. Where the kernel can, datagrams of one size to one peer go to it
+// in one piece (UDP_SEGMENT), and come from it in one piece (UDP_GRO), see
+// udp(7) and net/ipv4/udp_offload.c.
 package udpsock
 
 import (
 	"errors"
 	"fmt"
-	"net"
 	"net/netip"
 	"os"
+	"sync"
 	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
 
 	"tweed/dataplane"
+	"tweed/dataplane/rawfd"
 )
 
 const (
-	// maxDatagram is the largest UDP payload in bytes, so that none is cut
-	// short.
+	// maxDatagram is the largest UDP payload in bytes, and so the most that
+	// one UDP_SEGMENT send or one UDP_GRO receive holds.
 	maxDatagram = 65507
 
 	// recvBuffer absorbs what arrives while the forwarder is not scheduled,
-	// in bytes as the kernel accounts for them.
-	recvBuffer = 8 << 20
+	// in bytes as the kernel accounts for them. With 1 to 2 MB thousands of
+	// packets are lost at every change of the load.
+	recvBuffer = 64 << 20
 
 	// sendBuffer is many times what the kernel queues for a neighbour that
 	// does not answer ARP (neigh/default/unres_qlen_bytes, 208 KiB, for three
@@ -32,36 +36,84 @@ const (
 	sendBuffer = 8 << 20
 )
 
-// Socket is an unconnected UDP socket over IPv4. Path MTU discovery stays as
-// the system has it (net.ipv4.ip_no_pmtu_disc), as with flannel v0.10: with an
-// MTU of the pods that leaves room for the outer headers, nothing is
-// fragmented.
+// Socket is an unconnected UDP socket over IPv4.
 //
-// An error about one datagram, such as one that a firewall rejects, is
-// Transient.
+// It sets DF on all datagrams, and learns path MTUs, unless the system has
+// that switched off (net.ipv4.ip_no_pmtu_disc): a packet that does not fit has
+// the Err EMSGSIZE.
 type Socket struct {
-	conn *net.UDPConn
-	buf  [maxDatagram]byte
+	file     *rawfd.File
+	addr     netip.AddrPort
+	features features
+	count    dataplane.IOCounters
+
+	reader reader
+
+	sending sync.Mutex // guards writer
+	writer  writer
 }
 
 var _ dataplane.Device = (*Socket)(nil)
 
+// Options say how a Socket differs from the plainest one, which moves one
+// packet with each system call.
+type Options struct {
+	// Offload makes use of all segmentation offloads that the kernel has.
+	Offload bool
+}
+
 // Listen opens a socket on addr, in the network namespace of the calling
 // thread.
-func Listen(addr netip.AddrPort) (*Socket, error) {
-	conn, err := net.ListenUDP("udp4", net.UDPAddrFromAddrPort(addr))
+func Listen(addr netip.AddrPort, o Options) (*Socket, error) {
+	s, err := listen(addr, o)
 	if err != nil {
-		// The inner error without "listen udp4 addr", which is said here.
-		if op, ok := errors.AsType[*net.OpError](err); ok {
-			err = op.Err
+		return nil, fmt.Errorf("listen on udp %s: %w", addr, err)
+	}
+	return s, nil
+}
+
+func listen(addr netip.AddrPort, o Options) (_ *Socket, err error) {
+	if !addr.Addr().Is4() {
+		return nil, errors.New("want an IPv4 address")
+	}
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, os.NewSyscallError("socket", err)
+	}
+	defer func() {
+		if err != nil {
+			unix.Close(fd)
 		}
-		return nil, fmt.Errorf("listen on udp %s: %w", addr, explain(err))
+	}()
+	if err := errors.Join(
+		setBuffer(fd, unix.SO_RCVBUFFORCE, unix.SO_RCVBUF, recvBuffer),
+		setBuffer(fd, unix.SO_SNDBUFFORCE, unix.SO_SNDBUF, sendBuffer),
+		setRecvTimeout(fd, rawfd.NapTime),
+		discoverMTU(fd)); err != nil {
+		return nil, err
 	}
-	if err := setOptions(conn); err != nil {
-		conn.Close()
-		return nil, fmt.Errorf("udp %s: %w", addr, err)
+	if err := unix.Bind(fd, &unix.SockaddrInet4{Addr: addr.Addr().As4(), Port: int(addr.Port())}); err != nil {
+		return nil, explain(os.NewSyscallError("bind", err))
 	}
-	return &Socket{conn: conn}, nil
+	bound, err := unix.Getsockname(fd)
+	if err != nil {
+		return nil, os.NewSyscallError("getsockname", err)
+	}
+	s := &Socket{addr: netip.AddrPortFrom(addr.Addr(), uint16(bound.(*unix.SockaddrInet4).Port))}
+	s.features.probe(fd, o.Offload)
+	s.reader.init(s.features.gro)
+	if err := s.writer.mtu.open(addr.Addr()); err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			s.writer.mtu.close()
+		}
+	}()
+	if s.file, err = rawfd.New(fd); err != nil {
+		return nil, err
+	}
+	return s, nil
 }
 
 // explain adds to an error of bind(2) what an operator can do.
@@ -75,22 +127,6 @@ func explain(err error) error {
 	return err
 }
 
-func setOptions(conn *net.UDPConn) error {
-	raw, err := conn.SyscallConn()
-	if err != nil {
-		return err
-	}
-	var optErr error
-	err = raw.Control(func(fd uintptr) {
-		optErr = errors.Join(
-			setBuffer(int(fd), unix.SO_RCVBUFFORCE, unix.SO_RCVBUF, recvBuffer),
-			setBuffer(int(fd), unix.SO_SNDBUFFORCE, unix.SO_SNDBUF, sendBuffer),
-			// Go allows broadcasts. A peer at a broadcast address is a mistake.
-			os.NewSyscallError("setsockopt", unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_BROADCAST, 0)))
-	})
-	return errors.Join(err, optErr)
-}
-
 // setBuffer sets a buffer size past the system's limit (net.core.rmem_max,
 // wmem_max), or up to it where CAP_NET_ADMIN is missing (socket(7)).
 func setBuffer(fd, force, plain, size int) error {
@@ -100,46 +136,57 @@ func setBuffer(fd, force, plain, size int) error {
 	return os.NewSyscallError("setsockopt", unix.SetsockoptInt(fd, unix.SOL_SOCKET, plain, size))
 }
 
+// setRecvTimeout bounds the wait of receiving. All sending is non-blocking.
+func setRecvTimeout(fd int, d time.Duration) error {
+	tv := unix.NsecToTimeval(int64(d))
+	return os.NewSyscallError("setsockopt SO_RCVTIMEO", unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &tv))
+}
+
 // Addr is the address that the socket is bound to.
-func (s *Socket) Addr() netip.AddrPort { return s.conn.LocalAddr().(*net.UDPAddr).AddrPort() }
+func (s *Socket) Addr() netip.AddrPort { return s.addr }
 
-// Recv reads one datagram.
-func (s *Socket) Recv(pkts []dataplane.Packet) (int, error) {
-	n, peer, err := s.conn.ReadFromUDPAddrPort(s.buf[:])
-	if err != nil {
-		return 0, s.fail("receive on", err)
+// Stats returns the counters. It may be called at any time.
+func (s *Socket) Stats() dataplane.IOStats {
+	stats := s.count.Snapshot()
+	if fd, err := s.file.Enter(); err == nil {
+		stats.Overflows = overflows(fd)
+		s.file.Leave()
 	}
-	pkts[0] = dataplane.Packet{Bytes: s.buf[:n], Peer: peer}
-	return 1, nil
+	return stats
 }
 
-// Send sends each packet to its Peer, which must be an IPv4 one.
-func (s *Socket) Send(pkts []dataplane.Packet) (int, error) {
-	for i := range pkts {
-		if !pkts[i].Peer.Addr().Is4() {
-			return i, dataplane.Transient(unix.EDESTADDRREQ)
-		}
-		if _, err := s.conn.WriteToUDPAddrPort(pkts[i].Bytes, pkts[i].Peer); err != nil {
-			return i, s.fail("send from", err)
-		}
+// overflows is the number of datagrams that found the receive buffer full
+// (sock_diag(7), SK_MEMINFO_DROPS). The kernel counts in 32 bits.
+func overflows(fd int) uint64 {
+	var info [9]uint32 // SK_MEMINFO_VARS
+	n := uint32(len(info) * 4)
+	if err := getsockopt(fd, unix.SOL_SOCKET, unix.SO_MEMINFO, info[:], &n); err != nil {
+		return 0
 	}
-	return len(pkts), nil
-}
-
-// fail turns an error of the socket into one of the dataplane.Device contract.
-// Whatever errno a datagram meets on its way, the socket outlives it.
-func (s *Socket) fail(op string, err error) error {
-	if errno, ok := errors.AsType[syscall.Errno](err); ok {
-		return dataplane.Transient(errno)
-	}
-	if errors.Is(err, net.ErrClosed) {
-		err = os.ErrClosed
-	}
-	return fmt.Errorf("%s udp %s: %w", op, s.Addr(), err)
+	return uint64(info[8])
 }
 
 // SetReadDeadline implements dataplane.Device.
-func (s *Socket) SetReadDeadline(t time.Time) error { return s.conn.SetReadDeadline(t) }
+func (s *Socket) SetReadDeadline(t time.Time) error {
+	if err := s.file.SetReadDeadline(t); err != nil {
+		return s.fail("set deadline of", err)
+	}
+	return nil
+}
 
 // Close implements dataplane.Device.
-func (s *Socket) Close() error { return s.conn.Close() }
+func (s *Socket) Close() error {
+	if err := s.file.Close(); err != nil {
+		return s.fail("close", err)
+	}
+	// Nobody sends any more.
+	if err := s.writer.mtu.close(); err != nil {
+		return s.fail("close", err)
+	}
+	return nil
+}
+
+// fail names the socket in an error that is final.
+func (s *Socket) fail(op string, err error) error {
+	return fmt.Errorf("%s udp %s: %w", op, s.addr, err)
+}
