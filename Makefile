@@ -10,7 +10,7 @@ ARCHES  := amd64 arm64 arm riscv64 ppc64le s390x
 FUZZTIME ?= 30000x
 
 .NOTPARALLEL: # also with make -j: set-up comes first, and the tests measure time
-.PHONY: help build demo test root setup fmt vet staticcheck unit fuzz cross integration clean
+.PHONY: help build demo bench test root setup fmt vet staticcheck unit fuzz cross integration clean
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -20,6 +20,9 @@ build: ## put flanneld, mk-docker-opts and tweed into bin/ (VERSION=... to name 
 
 demo: build ## three hosts on this machine, every backend in turn; needs root and Go only
 	bin/tweed demo $(DEMOFLAGS)
+
+bench: build ## how fast the udp backend is beside the kernel's VXLAN, in seven minutes; needs root and Go only
+	bin/tweed bench $(BENCHFLAGS)
 
 test: root setup fmt vet staticcheck cross unit fuzz integration ## everything; needs root
 

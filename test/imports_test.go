@@ -22,13 +22,14 @@ var allowed = map[string][]string{
 	"dataplane":          {},
 	"dataplane/rtnl":     {},
 	"dataplane/firewall": {},
-	"dataplane/tun":      {"dataplane"},
-	"dataplane/udpsock":  {"dataplane"},
+	"dataplane/rawfd":    {},
+	"dataplane/tun":      {"dataplane", "dataplane/rawfd"},
+	"dataplane/udpsock":  {"dataplane", "dataplane/rawfd"},
 	"backend":            {"subnet"},
 	"backend/...":        {"backend", "subnet", "dataplane", "dataplane/..."},
-	"cmd/flanneld":       {"ipam", "subnet", "subnet/etcdv2", "backend", "backend/...", "dataplane/firewall", "dataplane/rtnl"},
+	"cmd/flanneld":       {"ipam", "subnet", "subnet/etcdv2", "backend", "backend/...", "dataplane", "dataplane/firewall", "dataplane/rtnl"},
 	"cmd/mk-docker-opts": {"subnet"},
-	"cmd/tweed":          {"subnet", "test/lab", "test/embedetcd"},
+	"cmd/tweed":          {"subnet", "test/lab", "test/load", "test/embedetcd"},
 	"test/...":           {"subnet", "subnet/...", "test/..."},
 }
 

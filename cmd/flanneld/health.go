@@ -14,7 +14,7 @@ import (
 	"time"
 )
 
-// A healthServer answers /healthz and /readyz by HTTP.
+// A healthServer answers /healthz, /readyz and /metrics by HTTP.
 type healthServer struct {
 	listener net.Listener
 	server   *http.Server
@@ -22,7 +22,7 @@ type healthServer struct {
 
 // listenHealth opens the port at once, so that a port that is taken is known
 // before anything else is done. Port 0 switches the server off: nil, nil.
-func listenHealth(ip string, port int, r *readiness) (*healthServer, error) {
+func listenHealth(ip string, port int, h http.Handler) (*healthServer, error) {
 	if port == 0 {
 		return nil, nil
 	}
@@ -32,7 +32,7 @@ func listenHealth(ip string, port int, r *readiness) (*healthServer, error) {
 		return nil, fmt.Errorf("health check on %s: %w: choose another with -healthz-ip and -healthz-port", addr, err)
 	}
 	return &healthServer{l, &http.Server{
-		Handler:           healthHandler(r),
+		Handler:           h,
 		ReadHeaderTimeout: 5 * time.Second,
 		ReadTimeout:       5 * time.Second,
 		WriteTimeout:      5 * time.Second,
@@ -68,8 +68,10 @@ func (h *healthServer) run(ctx context.Context) error {
 //	/readyz   200 "flanneld is ready", or 503 "flanneld is not ready yet" and
 //	          one line "condition: reason" for each thing still missing;
 //	          JSON with ?format=json or Accept: application/json
-func healthHandler(r *readiness) http.Handler {
+//	/metrics  what metrics has to say
+func healthHandler(r *readiness, metrics http.Handler) http.Handler {
 	mux := http.NewServeMux()
+	mux.Handle("/metrics", metrics)
 	mux.HandleFunc("/healthz", func(w http.ResponseWriter, _ *http.Request) {
 		io.WriteString(w, "flanneld is running")
 	})

@@ -22,6 +22,7 @@ func TestHealthAnswers(t *testing.T) {
 	waiting.set("network config", errors.New("key /coreos.com/network/config not found"))
 	done := newReadiness("network config")
 	done.set("network config", nil)
+	canned := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "canned 1\n") })
 	const notReady = "flanneld is not ready yet\nnetwork config: key /coreos.com/network/config not found\nlease: still to come\n"
 
 	for _, tt := range []struct {
@@ -39,12 +40,14 @@ func TestHealthAnswers(t *testing.T) {
 		{done, "GET", "/readyz", 200, "flanneld is ready"},
 		{done, "HEAD", "/readyz", 200, "flanneld is ready"}, // the server drops the body
 		{done, "GET", "/", 404, "404 page not found\n"},
-		{done, "GET", "/metrics", 404, "404 page not found\n"},
+		{done, "GET", "/metrics", 200, "canned 1\n"},
+		{waiting, "GET", "/metrics", 200, "canned 1\n"},
+		{done, "GET", "/metrics/", 404, "404 page not found\n"},
 		{done, "GET", "/healthz/", 404, "404 page not found\n"},
 		{done, "GET", "/HEALTHZ", 404, "404 page not found\n"},
 	} {
 		w := httptest.NewRecorder()
-		healthHandler(tt.r).ServeHTTP(w, httptest.NewRequest(tt.method, tt.path, strings.NewReader("format=json")))
+		healthHandler(tt.r, canned).ServeHTTP(w, httptest.NewRequest(tt.method, tt.path, strings.NewReader("format=json")))
 		if w.Code != tt.status || w.Body.String() != tt.body {
 			t.Errorf("%s %s: got %d %q, want %d %q", tt.method, tt.path, w.Code, w.Body, tt.status, tt.body)
 		}
@@ -59,7 +62,7 @@ func TestReadyJSON(t *testing.T) {
 	byAccept.Header.Set("Accept", "text/html, application/json;q=0.9")
 	for _, req := range []*http.Request{httptest.NewRequest("GET", "/readyz?format=json", nil), byAccept} {
 		w := httptest.NewRecorder()
-		healthHandler(r).ServeHTTP(w, req)
+		healthHandler(r, http.NotFoundHandler()).ServeHTTP(w, req)
 		var got struct {
 			Ready      bool
 			Conditions []struct {
@@ -81,7 +84,7 @@ func TestReadyJSON(t *testing.T) {
 	}
 	// A reason of several lines stays one line of the text.
 	w := httptest.NewRecorder()
-	healthHandler(r).ServeHTTP(w, httptest.NewRequest("GET", "/readyz", nil))
+	healthHandler(r, http.NotFoundHandler()).ServeHTTP(w, httptest.NewRequest("GET", "/readyz", nil))
 	if got := w.Body.String(); got != "flanneld is not ready yet\nb: why\\nnot\n" {
 		t.Errorf("got %q", got)
 	}
@@ -144,7 +147,7 @@ func TestReadinessConcurrently(t *testing.T) {
 }
 
 func TestHealthServer(t *testing.T) {
-	h, err := listenHealth("127.0.0.1", freePort(t), newReadiness())
+	h, err := listenHealth("127.0.0.1", freePort(t), healthHandler(newReadiness(), http.NotFoundHandler()))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -190,7 +193,7 @@ func TestHealthServer(t *testing.T) {
 }
 
 func TestHealthServerEndedFromOutside(t *testing.T) {
-	h, err := listenHealth("127.0.0.1", freePort(t), newReadiness())
+	h, err := listenHealth("127.0.0.1", freePort(t), healthHandler(newReadiness(), http.NotFoundHandler()))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -220,7 +223,7 @@ func TestHealthListenErrors(t *testing.T) {
 		{"127.0.0.1 ", 8081, "health check on 127.0.0.1 :8081: "},
 		{"127.0.0.1:80", 8081, "health check on [127.0.0.1:80]:8081: "},
 	} {
-		h, err := listenHealth(tt.ip, tt.port, newReadiness())
+		h, err := listenHealth(tt.ip, tt.port, healthHandler(newReadiness(), http.NotFoundHandler()))
 		if err == nil {
 			h.listener.Close()
 		}

@@ -22,6 +22,11 @@ func main() { os.Exit(run()) }
 // run returns the exit status: 0 after a signal, and for usage errors because
 // flannel's is 0 then; 1 for what keeps the daemon from working.
 func run() int {
+	// Signals that come faster than they are answered become one, as in the
+	// kernel.
+	dump := make(chan os.Signal, 1)
+	signal.Notify(dump, syscall.SIGUSR1)
+	defer signal.Stop(dump)
 	opts, notes, exit := parse(os.Args, os.Environ(), os.Stderr)
 	if exit != nil {
 		return exit.code
@@ -36,21 +41,25 @@ func run() int {
 	// From the first signal on, the default action is back: a second one kills.
 	context.AfterFunc(ctx, stop)
 
+	n := newNode(opts, log)
 	done := make(chan error, 1)
-	go func() { done <- newNode(opts, log).run(ctx) }()
-	select {
-	case err := <-done:
-		return status(ctx, err, log)
-	case <-ctx.Done():
-	}
-	notifyStopping(log)
-	log.Info("Waiting for all goroutines to exit")
-	select {
-	case err := <-done:
-		return status(ctx, err, log)
-	case <-time.After(graceful):
-		log.Error(fmt.Sprintf("still busy %s after the signal, exiting anyway", graceful))
-		return 1
+	go func() { done <- n.run(ctx) }()
+	stopping := ctx.Done()
+	var late <-chan time.Time
+	for {
+		select {
+		case err := <-done:
+			return status(ctx, err, log)
+		case <-dump:
+			n.dump()
+		case <-stopping:
+			notifyStopping(log)
+			log.Info("Waiting for all goroutines to exit")
+			stopping, late = nil, time.After(graceful)
+		case <-late:
+			log.Error(fmt.Sprintf("still busy %s after the signal, exiting anyway", graceful))
+			return 1
+		}
 	}
 }
 

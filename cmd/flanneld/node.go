@@ -40,10 +40,11 @@ const (
 //
 //	interface -> store -> config -> backend -> lease -> device up -> subnet.env -> peers
 type node struct {
-	opts  options
-	log   *slog.Logger
-	ready *readiness
-	fw    *firewall.Firewall
+	opts   options
+	log    *slog.Logger
+	ready  *readiness
+	vitals vitals
+	fw     *firewall.Firewall
 }
 
 func newNode(opts options, log *slog.Logger) *node {
@@ -72,7 +73,13 @@ func openBackend(ctx context.Context, u backend.Underlay, cfg subnet.Config, log
 			return nil, fmt.Errorf("backend %s: %w", cfg.BackendType, err)
 		}
 	}
-	return open()
+	be, err := open()
+	if err == nil && cfg.BackendType != udp.Type && cfg.BackendType != alloc.Type {
+		if err := udp.RemoveStale(cfg.Network, log); err != nil {
+			log.Warn("Couldn't remove the tun interface of an earlier run", "err", err)
+		}
+	}
+	return be, err
 }
 
 // run works until ctx ends, or until something fails that waiting cannot mend.
@@ -91,7 +98,7 @@ func (n *node) run(ctx context.Context) error {
 	prev := n.previousSubnets()
 
 	g, ctx := errgroup.WithContext(ctx)
-	health, err := listenHealth(n.opts.healthzIP, n.opts.healthzPort, n.ready)
+	health, err := listenHealth(n.opts.healthzIP, n.opts.healthzPort, healthHandler(n.ready, metricsHandler(n.snapshot)))
 	if err != nil {
 		return err
 	}
@@ -144,9 +151,10 @@ func (n *node) network(ctx context.Context, store subnet.Store, u backend.Underl
 	if err != nil {
 		return unlessDone(ctx, err)
 	}
+	n.vitals.opened(cfg.BackendType, be)
 	m := subnet.NewManager(store, cfg, n.opts.renewMargin, n.log)
 	m.Trouble = func(why error) { n.ready.set(condLease, why) }
-	n.ready.count("badRecords", m.BadRecords)
+	n.ready.count(badRecords, m.BadRecords)
 	lease, err := m.Acquire(ctx, be.Attrs(), prev...)
 	if err != nil {
 		return errors.Join(unlessDone(ctx, err), be.Close())
@@ -175,6 +183,7 @@ var errMoving = errors.New("moving to another subnet")
 // reacquire replaces a lost lease, by the same subnet if it is still free.
 func (n *node) reacquire(ctx context.Context, m *subnet.Manager, a subnet.Attrs, lost subnet.Lease, why error) (subnet.Lease, error) {
 	n.log.Warn("Lease has been revoked. Acquiring it again", "err", why)
+	n.vitals.lost()
 	n.ready.set(condLease, why)
 	l, err := m.Acquire(ctx, a, lost.Subnet)
 	if err == nil && l.Subnet != lost.Subnet {
@@ -190,6 +199,7 @@ func (n *node) reacquire(ctx context.Context, m *subnet.Manager, a subnet.Attrs,
 // ends.
 func (n *node) hold(ctx context.Context, cfg subnet.Config, be backend.Backend, m *subnet.Manager, l subnet.Lease, file *envFile) error {
 	n.ready.set(condLease, nil)
+	n.vitals.leased(l)
 	if err := be.Up(ctx, l); err != nil {
 		return unlessDone(ctx, err)
 	}
@@ -211,6 +221,7 @@ func (n *node) hold(ctx context.Context, cfg subnet.Config, be backend.Backend, 
 		n.log.Info("Running backend.")
 		return m.Run(ctx, l, func(ctx context.Context, peers []subnet.Lease) error {
 			file.write(env)
+			n.vitals.told(len(peers))
 			err := errors.Join(be.Sync(ctx, peers), n.setBlackhole(cfg.Network, l.Subnet))
 			n.ready.set(condPeers, err)
 			if err != nil && ctx.Err() == nil {

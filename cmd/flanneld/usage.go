@@ -75,7 +75,7 @@ func (r *raw) flagSet(name string) *flag.FlagSet {
 		"add a blackhole route for this node's own subnet, so that packets to pods that are gone do not loop")
 
 	fs.StringVar(&r.healthzIP, "healthz-ip", "0.0.0.0",
-		"`address` that serves /healthz (alive) and /readyz (ready to carry packets)")
+		"`address` that serves /healthz (alive), /readyz (ready to carry packets)\nand /metrics (for Prometheus)")
 	fs.Var((*number)(&r.healthzPort), "healthz-port",
 		"`port` that serves them, such as 8081; 0 for none")
 
@@ -117,6 +117,9 @@ in capitals with "_" for "-", as in FLANNELD_ETCD_ENDPOINTS or FLANNELD_IP_MASQ=
 The command line wins. An empty variable counts as not given, and a flag that may
 be repeated gets one value. Switches are written -ip-masq or -ip-masq=false: in
 "-ip-masq false" the second word ends the reading of flags.
+
+The signal SIGUSR1 makes flanneld log its state and its packet counters, in lines that
+begin with "stats: ". It may be sent at any time and interrupts nothing.
 
 Before the first start, write the network config to etcd, such as
   ETCDCTL_API=2 etcdctl set /coreos.com/network/config '{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan"}}'

@@ -2,66 +2,30 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
-	"flag"
 	"fmt"
 	"io"
-	"os"
-	"strings"
 	"time"
 )
 
 // demo runs `tweed demo` and returns the exit status.
 func demo(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	o, err := parseDemo(args)
-	var wrong usageError
-	switch {
-	case errors.Is(err, flag.ErrHelp):
-		fmt.Fprint(stdout, demoUsage)
-		return exitOK
-	case errors.As(err, &wrong):
-		fmt.Fprintf(stderr, "tweed demo: %v\nsee: tweed demo -h\n", err)
-		return exitUsage
+	if status, ok := checkCommand("demo", demoUsage, err, stdout, stderr); !ok {
+		return status
 	}
-	if os.Geteuid() != 0 {
-		fmt.Fprintf(stderr, "tweed demo: making network namespaces needs root; run:\n  sudo %s\n", commandLine(os.Args))
-		return exitFailed
-	}
-	if err := o.findFlanneld(); err != nil {
+	if o.flanneld, err = findFlanneld(o.flanneld); err != nil {
 		fmt.Fprintf(stderr, "tweed demo: %v\n", err)
 		return exitFailed
 	}
 	return showAll(ctx, o, stdout, stderr)
 }
 
-// commandLine quotes words for a shell where they need it.
-func commandLine(words []string) string {
-	quoted := make([]string, len(words))
-	for i, w := range words {
-		quoted[i] = w
-		if w == "" || strings.ContainsAny(w, " \t\n'\"\\$`&|;<>()*?[]#~!{}") {
-			quoted[i] = "'" + strings.ReplaceAll(w, "'", `'\''`) + "'"
-		}
-	}
-	return strings.Join(quoted, " ")
-}
-
 // showAll shows one backend after the other, each in a lab of its own. A
 // failure of one does not keep the next from its turn.
 func showAll(ctx context.Context, o demoOptions, stdout, stderr io.Writer) int {
 	p := newProgress(stderr)
-	// Told at once, since removing the lab takes its time.
-	told := make(chan struct{})
-	unsaid := context.AfterFunc(ctx, func() {
-		defer close(told)
-		p.note("signal: removing everything; a second one leaves that to the next run of the demo")
-	})
-	defer func() {
-		if !unsaid() {
-			<-told
-		}
-	}()
+	defer tellSignal(ctx, p, "demo")()
 	if !o.json {
 		fmt.Fprintf(stdout, "Tweed demo: %d hosts with flanneld, joined by %s, in network namespaces of this machine\n", o.nodes, o.underlay)
 	}
@@ -83,10 +47,7 @@ func showAll(ctx context.Context, o demoOptions, stdout, stderr io.Writer) int {
 		}
 	}
 	if o.json {
-		enc := json.NewEncoder(stdout)
-		enc.SetIndent("", "  ")
-		enc.SetEscapeHTML(false)
-		if err := enc.Encode(summary{OK: status == exitOK, Underlay: o.underlay, Nodes: o.nodes, Backends: results}); err != nil {
+		if err := writeJSON(stdout, summary{OK: status == exitOK, Underlay: o.underlay, Nodes: o.nodes, Backends: results}); err != nil {
 			fmt.Fprintf(stderr, "tweed demo: %v\n", err)
 			return exitFailed
 		}

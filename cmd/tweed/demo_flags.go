@@ -6,8 +6,6 @@ import (
 	"fmt"
 	"io"
 	"net/netip"
-	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -63,9 +61,6 @@ type demoOptions struct {
 	flanneld string
 	patience time.Duration // until every pod must have reached every other one
 }
-
-// usageError is answered with exit status 2.
-type usageError struct{ error }
 
 // parseDemo returns flag.ErrHelp, or a usageError that names the flag, its
 // value and what is valid.
@@ -125,29 +120,5 @@ func (o *demoOptions) check(rest []string, backend, underlay string) error {
 		return fmt.Errorf("-underlay %s: has room for %d hosts, not for the %d of -nodes", p, room, o.nodes)
 	}
 	o.underlay = p
-	return nil
-}
-
-// findFlanneld fills in the daemon's path where no flag has.
-func (o *demoOptions) findFlanneld() error {
-	if o.flanneld == "" {
-		self, err := os.Executable()
-		if err != nil {
-			return fmt.Errorf("find flanneld beside tweed: %w: name it with -flanneld", err)
-		}
-		o.flanneld = filepath.Join(filepath.Dir(self), "flanneld")
-	}
-	path, err := filepath.Abs(o.flanneld)
-	if err != nil {
-		return fmt.Errorf("-flanneld %s: %w", o.flanneld, err)
-	}
-	info, err := os.Stat(path)
-	switch {
-	case err != nil:
-		return fmt.Errorf("no flanneld: %w: build it with `make build`, or name it with -flanneld", err)
-	case info.IsDir() || info.Mode()&0o111 == 0:
-		return fmt.Errorf("-flanneld %s: not a program", path)
-	}
-	o.flanneld = path
 	return nil
 }

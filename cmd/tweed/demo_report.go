@@ -2,7 +2,6 @@ package main
 
 import (
 	"cmp"
-	"errors"
 	"fmt"
 	"io"
 	"path"
@@ -190,16 +189,7 @@ func reportSummary(w io.Writer, results []result) {
 // reportFailure says what failed, where, and where to read on.
 func reportFailure(w io.Writer, r result) {
 	fmt.Fprintf(w, "\ntweed demo: %s FAILED: %v\n", r.Backend, r.Err)
-	var perr *lab.ProcessError
-	if errors.As(r.Err, &perr) {
-		fmt.Fprintf(w, "  the last lines of %s:\n", perr.Process.Log)
-		for _, line := range perr.Tail {
-			fmt.Fprintf(w, "    %s\n", line)
-		}
-	}
-	if r.Logs != "" {
-		fmt.Fprintf(w, "  all logs are kept in %s\n", r.Logs)
-	}
+	reportCause(w, r.Err, r.Logs)
 }
 
 // keepText says how to look around in a lab that stays up.

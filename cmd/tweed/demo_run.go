@@ -9,7 +9,6 @@ import (
 	"path"
 	"slices"
 	"strings"
-	"syscall"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -48,28 +47,14 @@ func (d *demonstration) run(ctx context.Context, r *result) error {
 	if err != nil {
 		return err
 	}
-	for _, step := range []struct {
-		text string
-		max  time.Duration
-		do   func(context.Context) error
-	}{
+	return runSteps(ctx, d.progress, d.backend+": ", []step{
 		{fmt.Sprintf("starting etcd and %d hosts", d.opts.nodes), buildTime, func(ctx context.Context) error { return d.build(ctx, config, r) }},
 		{"starting flanneld on every host", readyTime, d.startDaemons},
 		{"adding a pod to every host", buildTime, d.addPods},
 		{"pinging from pod to pod", d.opts.patience + buildTime, func(ctx context.Context) error { return d.ping(ctx, r) }},
 		{"reading leases and routes", buildTime, func(ctx context.Context) error { return d.read(ctx, network, r) }},
 		{fmt.Sprintf("measuring throughput for %s", d.opts.duration), d.opts.duration + buildTime, func(ctx context.Context) error { return d.measure(ctx, r) }},
-	} {
-		end := d.progress.step("%s: %s", d.backend, step.text)
-		ctx, cancel := context.WithTimeout(ctx, step.max)
-		err := step.do(ctx)
-		cancel()
-		end()
-		if err != nil {
-			return fmt.Errorf("%s: %w", step.text, err)
-		}
-	}
-	return nil
+	})
 }
 
 // config is the network config of the demo, on a network that is not the
@@ -88,10 +73,7 @@ func (d *demonstration) config() (json.RawMessage, netip.Prefix, error) {
 }
 
 func (d *demonstration) build(ctx context.Context, config json.RawMessage, r *result) (err error) {
-	d.lab, err = lab.New(ctx, lab.Options{Segments: []netip.Prefix{d.opts.underlay}, Flanneld: d.opts.flanneld})
-	if errors.Is(err, syscall.EPERM) {
-		return fmt.Errorf("%w: root needs CAP_SYS_ADMIN and CAP_NET_ADMIN; in a container, add --privileged", err)
-	}
+	d.lab, err = newLab(ctx, lab.Options{Segments: []netip.Prefix{d.opts.underlay}, Flanneld: d.opts.flanneld})
 	if err != nil {
 		return err
 	}

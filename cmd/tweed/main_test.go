@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"encoding/binary"
 	"flag"
 	"fmt"
@@ -16,13 +17,14 @@ import (
 )
 
 // fakeEnv makes the test binary a fake flanneld that does, without etcd, what
-// host-gw does: the address 20.0.0.N gets the subnet 10.5.N.0/24. Its value
-// may ask for a fault. With the argument "demo" it is tweed itself.
+// host-gw does: the address 20.0.0.N gets the subnet 10.5.N.0/24, and those of
+// fakeNetworks for `tweed bench`. Its value may ask for a fault. With the
+// argument "demo" or "bench" it is tweed itself.
 const fakeEnv = "TWEED_DEMO_FAKE"
 
 func TestMain(m *testing.M) {
 	fault := os.Getenv(fakeEnv)
-	if fault != "" && len(os.Args) > 1 && os.Args[1] == "demo" {
+	if fault != "" && len(os.Args) > 1 && (os.Args[1] == "demo" || os.Args[1] == "bench") {
 		main()
 	}
 	if fault != "" {
@@ -35,14 +37,19 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
+// fakeNetworks are the second bytes of the networks, by etcd prefix.
+var fakeNetworks = map[string]byte{"/bench/udp": 6, "/bench/udp-plain": 7}
+
 func fakeFlanneld(fault string) error {
 	fs := flag.NewFlagSet("fake", flag.ContinueOnError)
 	fs.String("etcd-endpoints", "", "")
 	file := fs.String("subnet-file", "", "")
 	fs.String("state-dir", "", "")
+	prefix := fs.String("etcd-prefix", "", "")
 	if err := fs.Parse(os.Args[1:]); err != nil {
 		return err
 	}
+	network := cmp.Or(fakeNetworks[*prefix], 5)
 	eth0, err := netlink.LinkByName("eth0")
 	if err != nil {
 		return err
@@ -60,12 +67,12 @@ func fakeFlanneld(fault string) error {
 			continue
 		}
 		gw := net.IPv4(own[0], own[1], own[2], n)
-		dst := &net.IPNet{IP: net.IPv4(10, 5, n, 0), Mask: net.CIDRMask(24, 32)}
+		dst := &net.IPNet{IP: net.IPv4(10, network, n, 0), Mask: net.CIDRMask(24, 32)}
 		if err := netlink.RouteAdd(&netlink.Route{Dst: dst, Gw: gw}); err != nil {
 			return fmt.Errorf("route to %s: %w", dst, err)
 		}
 	}
-	text := fmt.Sprintf("FLANNEL_NETWORK=10.5.0.0/16\nFLANNEL_SUBNET=10.5.%d.1/24\nFLANNEL_MTU=1500\nFLANNEL_IPMASQ=false\n", own[3])
+	text := fmt.Sprintf("FLANNEL_NETWORK=10.%[1]d.0.0/16\nFLANNEL_SUBNET=10.%[1]d.%[2]d.1/24\nFLANNEL_MTU=1500\nFLANNEL_IPMASQ=false\n", network, own[3])
 	if err := os.WriteFile(*file, []byte(text), 0o644); err != nil {
 		return err
 	}
@@ -93,6 +100,7 @@ func TestCommands(t *testing.T) {
 		{"--help", exitOK, "Usage:", ""},
 		{"help demo", exitOK, "-underlay CIDR", ""},
 		{"help nothing", exitUsage, "", `"nothing"`},
+		{"help bench", exitOK, "-variants LIST", ""},
 		{"help demo demo", exitUsage, "", `"demo demo"`},
 		{"version", exitOK, versionText() + "\n", ""},
 		{"dmeo", exitUsage, "", `unknown command "dmeo": want demo`},
@@ -164,8 +172,7 @@ func TestFindFlanneld(t *testing.T) {
 		plain:               "not a program",
 		"/bin/sh":           "",
 	} {
-		o := demoOptions{flanneld: path}
-		err := o.findFlanneld()
+		_, err := findFlanneld(path)
 		if (err == nil) != (want == "") || err != nil && !strings.Contains(err.Error(), want) {
 			t.Errorf("-flanneld %q: %v, want %q", path, err, want)
 		}

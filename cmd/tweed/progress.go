@@ -69,6 +69,22 @@ func (p *progress) step(format string, args ...any) (end func()) {
 	}
 }
 
+// milestone says what is being done where there is no terminal, and so no line
+// that changes.
+func (p *progress) milestone(format string, args ...any) {
+	if !p.live {
+		p.note(format, args...)
+	}
+}
+
+// liveStep is step on a terminal, and silent elsewhere.
+func (p *progress) liveStep(format string, args ...any) (end func()) {
+	if !p.live {
+		return func() {}
+	}
+	return p.step(format, args...)
+}
+
 // note prints a line that stays.
 func (p *progress) note(format string, args ...any) {
 	p.mu.Lock()

@@ -1,0 +1,87 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+)
+
+// bench runs `tweed bench` and returns the exit status.
+func bench(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+	o, err := parseBench(args)
+	if status, ok := checkCommand("bench", benchUsage, err, stdout, stderr); !ok {
+		return status
+	}
+	if o.flanneld, err = findFlanneld(o.flanneld); err == nil {
+		err = os.MkdirAll(o.out, 0o755) // before the work, not after
+	}
+	if err != nil {
+		fmt.Fprintf(stderr, "tweed bench: %v\n", err)
+		return exitFailed
+	}
+	return newBenchmark(o, newProgress(stderr)).whole(ctx, stdout, stderr)
+}
+
+// whole measures, reports, and removes the lab, which is done too when
+// something failed or ctx ended. What was measured before a failure is kept;
+// after a signal nothing is written.
+func (b *benchmark) whole(ctx context.Context, stdout, stderr io.Writer) int {
+	defer tellSignal(ctx, b.progress, "bench")()
+	r := newBenchResult(b.opts)
+	r.Err = b.run(ctx, r)
+	interrupted := ctx.Err() != nil && r.Err != nil
+	if err := b.remove(r, interrupted); err != nil {
+		r.Err = errors.Join(r.Err, fmt.Errorf("remove the hosts: %w", err))
+	}
+	if interrupted {
+		return exitInterrupted
+	}
+	r.End = now()
+	r.evaluate()
+	r.OK = r.Err == nil
+	status := exitOK
+	if r.Err != nil {
+		r.Error = r.Err.Error()
+		fmt.Fprintf(stderr, "\ntweed bench: FAILED: %v\n", r.Err)
+		reportCause(stderr, r.Err, r.Logs)
+		status = exitFailed
+	}
+	if b.opts.check && r.missed() {
+		status = exitFailed
+	}
+	if err := b.tell(r, stdout); err != nil {
+		fmt.Fprintf(stderr, "tweed bench: %v\n", err)
+		return exitFailed
+	}
+	return status
+}
+
+// tell prints and writes the result.
+func (b *benchmark) tell(r *benchResult, stdout io.Writer) error {
+	written, err := writeResults(b.opts.out, r)
+	if b.opts.json {
+		return errors.Join(err, writeJSON(stdout, r))
+	}
+	reportBench(stdout, r)
+	for _, path := range written {
+		fmt.Fprintf(stdout, "  wrote %s\n", path)
+	}
+	return err
+}
+
+// remove takes the lab away, but for the logs of what failed.
+func (b *benchmark) remove(r *benchResult, interrupted bool) error {
+	if b.lab == nil { // whatever there was, lab.New has removed
+		return nil
+	}
+	if r.Err != nil && !interrupted {
+		if err := b.lab.KeepFiles(); err != nil {
+			return err
+		}
+		r.Logs = b.lab.Dir()
+	}
+	defer b.progress.step("removing namespaces and processes")()
+	return b.lab.Close()
+}
