@@ -144,6 +144,14 @@ func (f *File) nap() bool {
 	return errno == 0 && n != 0
 }
 
+// Rest lets packets gather for d, and about 50 us more by the slack of the
+// kernel's timers (prctl(2), PR_SET_TIMERSLACK). Like a nap it keeps the
+// scheduler out of it, so it should be short.
+func Rest(d time.Duration) {
+	left := unix.NsecToTimespec(int64(d))
+	syscall.RawSyscall(unix.SYS_NANOSLEEP, uintptr(unsafe.Pointer(&left)), 0, 0)
+}
+
 // sleep waits, without end if timeout is nil. It tells the scheduler that this
 // thread may sleep, as all system calls must that can take long: otherwise
 // garbage collection would wait for it.

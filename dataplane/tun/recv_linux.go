@@ -2,11 +2,13 @@ package tun
 
 import (
 	"syscall"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
 
 	"tweed/dataplane"
+	"tweed/dataplane/rawfd"
 )
 
 const (
@@ -16,6 +18,14 @@ const (
 	// roomSize is how many bytes of packets one Recv gives at most: a batch of
 	// full packets on an Ethernet, and one packet of any size.
 	roomSize = 256 << 10
+
+	// crowd is from how many small packets in one batch on Recv lets more
+	// gather for restTime, as network cards do with their interrupts
+	// (ethtool(8), adaptive-rx): small packets that come fast are cheaper to
+	// carry in large batches, and so need not wait for each other elsewhere.
+	// Superpackets are batches by themselves.
+	crowd    = 4
+	restTime = 60 * time.Microsecond
 )
 
 // reader is the working memory of Recv.
@@ -25,6 +35,7 @@ type reader struct {
 	room  [roomSize]byte               // the packets of the last Recv
 
 	drained bool // by the last read, so that waiting comes first
+	small   int  // packets of the last batch that were read one by one
 }
 
 // Recv reads what the kernel routed into the interface, until nothing more is
@@ -39,7 +50,10 @@ func (d *Device) Recv(pkts []dataplane.Packet) (int, error) {
 		return 0, d.fail("read", err)
 	}
 	for {
-		if d.reader.drained {
+		switch r := &d.reader; {
+		case r.drained && r.small >= crowd:
+			rawfd.Rest(restTime)
+		case r.drained:
 			if err := d.file.WaitRead(); err != nil {
 				return 0, d.fail("read", err)
 			}
@@ -64,6 +78,7 @@ func (d *Device) Recv(pkts []dataplane.Packet) (int, error) {
 func (d *Device) fill(fd int, pkts []dataplane.Packet) (n int, errno syscall.Errno) {
 	r := &d.reader
 	room := r.room[:]
+	r.small = 0
 	segments := 0
 	for n < len(pkts) {
 		size := r.split.left()
@@ -79,6 +94,7 @@ func (d *Device) fill(fd int, pkts []dataplane.Packet) (n int, errno syscall.Err
 				continue // cut it, or malformed
 			}
 			copy(room, b)
+			r.small++
 			size = len(b)
 		} else if size > len(room) {
 			break
