@@ -11,6 +11,9 @@ import (
 // each result on as the next initial; all pieces but the last must have an
 // even length.
 func Sum(initial uint16, b []byte) uint16 {
+	if len(b) == minHeader {
+		return sumHeader(initial, (*[minHeader]byte)(b))
+	}
 	// Eight bytes at a time, in the byte order of most machines: the sum of
 	// swapped words is the swapped sum (RFC 1071, 2(B)).
 	sum, carry := uint64(bits.ReverseBytes16(initial)), uint64(0)
@@ -75,4 +78,19 @@ func Sum(initial uint16, b []byte) uint16 {
 	sum = sum>>16 + sum&0xffff
 	sum = sum>>16 + sum&0xffff
 	return bits.ReverseBytes16(uint16(sum))
+}
+
+// sumHeader is Sum of an IPv4 header without options, which every packet has
+// summed up two or three times.
+func sumHeader(initial uint16, h *[minHeader]byte) uint16 {
+	sum := uint64(bits.ReverseBytes16(initial)) +
+		uint64(binary.LittleEndian.Uint32(h[0:])) +
+		uint64(binary.LittleEndian.Uint32(h[4:])) +
+		uint64(binary.LittleEndian.Uint32(h[8:])) +
+		uint64(binary.LittleEndian.Uint32(h[12:])) +
+		uint64(binary.LittleEndian.Uint32(h[16:]))
+	sum = sum>>32 + sum&0xffffffff
+	sum = sum>>16 + sum&0xffff
+	sum = sum>>16 + sum&0xffff
+	return bits.ReverseBytes16(uint16(sum>>16 + sum))
 }

@@ -17,7 +17,8 @@ const (
 
 // A merger finds packets that one superpacket can stand for, the reverse of
 // splitter: cut again, it gives the same packets byte for byte (but for the IP
-// identification of packets with DF, which means nothing, RFC 6864, 4.1).
+// identification of packets with DF, which means nothing, RFC 6864, 4.1). The
+// checksums of the IP headers must be right, which a Forwarder has seen to.
 //
 // Packets of several flows may be mixed. What becomes of a flow stays in order,
 // because superpackets are written in the order of their first packets, and a
