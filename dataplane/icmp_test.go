@@ -104,8 +104,8 @@ func TestICMPErrorAbout(t *testing.T) {
 // Whatever packet gets through ParseIPv4 can be answered or is not, and an
 // answer is a right packet that is not answered in turn.
 func FuzzICMPError(f *testing.F) {
-	f.Add(simple(64), uint8(3), uint8(0), uint32(0))
-	f.Fuzz(func(t *testing.T, b []byte, typ, code uint8, rest uint32) {
+	f.Add(simple(64), uint8(0), uint16(0))
+	f.Fuzz(func(t *testing.T, b []byte, kind uint8, mtu uint16) {
 		if len(b) >= minHeader { // let the fuzzer's packets through
 			seal(b)
 		}
@@ -115,7 +115,8 @@ func FuzzICMPError(f *testing.F) {
 		}
 		from := netip.MustParseAddr("10.5.1.0")
 		buf := make([]byte, MaxICMPError)
-		n := ICMPError{typ, code, rest}.Put(buf, from, offender)
+		kinds := []ICMPError{NetUnreachable(), TimeExceeded(), FragmentationNeeded(mtu)}
+		n := kinds[int(kind)%len(kinds)].Put(buf, from, offender)
 		if n == 0 {
 			return
 		}
