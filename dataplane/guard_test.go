@@ -50,7 +50,7 @@ func TestGuard(t *testing.T) {
 		{name: "source in 127/8", src: "127.255.0.9", dst: "10.5.1.2", from: "192.0.2.2", always: Martian, early: Martian},
 		{name: "source multicast", src: "224.0.0.1", dst: "10.5.1.2", from: "192.0.2.2", always: Martian, early: Martian},
 		{name: "source multicast end", src: "239.255.255.255", dst: "10.5.1.2", from: "192.0.2.2", always: Martian, early: Martian},
-		{name: "source reserved", src: "240.0.0.1", dst: "10.5.1.2", from: "192.0.2.2", always: Martian, early: Martian},
+		{name: "source the last multicast", src: "239.255.255.255", dst: "10.5.1.2", from: "192.0.2.2", always: Martian, early: Martian},
 		{name: "source broadcast", src: "255.255.255.255", dst: "10.5.1.2", from: "192.0.2.2", always: Martian, early: Martian},
 		{name: "to this network", src: "10.5.2.7", dst: "0.0.0.0", from: "192.0.2.2", always: Martian, early: Martian},
 		{name: "to loopback", src: "10.5.2.7", dst: "127.0.0.1", from: "192.0.2.2", always: Martian, early: Martian},

@@ -86,9 +86,9 @@ func isICMPError(p IPv4) bool {
 }
 
 // isOneHost reports whether a can be the address of a single host on a
-// network: not "this network" 0/8, loopback, multicast, reserved or broadcast
-// (RFC 1122, 3.2.1.3).
+// network: not "this network" 0/8, loopback, multicast or broadcast (RFC 1122,
+// 3.2.1.3). 240/4 can, for Linux routes it, and some networks use it.
 func isOneHost(a netip.Addr) bool {
-	first := a.As4()[0]
-	return first != 0 && first != 127 && first < 224
+	b := a.As4()
+	return b[0] != 0 && b[0] != 127 && b[0]>>4 != 0xe && b != [4]byte{255, 255, 255, 255}
 }

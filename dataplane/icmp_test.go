@@ -84,7 +84,7 @@ func TestICMPErrorAbout(t *testing.T) {
 		{"source zero", from, plain(func(h *header) { h.src = "0.0.0.0" }), 0},
 		{"source loopback", from, plain(func(h *header) { h.src = "127.0.0.1" }), 0},
 		{"source multicast", from, plain(func(h *header) { h.src = "224.0.0.1" }), 0},
-		{"source reserved", from, plain(func(h *header) { h.src = "240.0.0.1" }), 0},
+		{"source in class E", from, plain(func(h *header) { h.src = "240.0.0.1" }), 56},
 		{"source broadcast", from, plain(func(h *header) { h.src = "255.255.255.255" }), 0},
 		{"to multicast", from, plain(func(h *header) { h.dst = "239.1.2.3" }), 0},
 		{"to broadcast", from, plain(func(h *header) { h.dst = "255.255.255.255" }), 0},

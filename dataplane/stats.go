@@ -80,7 +80,7 @@ type IOStats struct {
 	RecvSupers    uint64 // superpackets received
 	RecvSegments  uint64 // packets that were cut out of them
 	RecvMalformed uint64 // superpackets dropped because they make no sense
-	Overflows     uint64 // datagrams that the kernel dropped because the receive buffer was full
+	Overflows     uint64 // buffers that the kernel dropped, mostly because the receive buffer was full; each holds up to 128 datagrams
 	Sends         uint64 // calls that took something
 	SendSupers    uint64 // superpackets sent
 	SendSegments  uint64 // packets that were merged into them

@@ -74,10 +74,11 @@ func TestTraceroute(t *testing.T) {
 				t.Errorf("TTL %d: %+v, %v, want %+v", ttl, got, err, want)
 			}
 		}
-		to, from := onA.Stats().ToPeers, onB.Stats().FromPeers
-		if to.Replies != 1 || to.Dropped[dataplane.TTLExceeded] != 1 || from.Replies != 1 || from.Dropped[dataplane.TTLExceeded] != 1 {
-			t.Errorf("a %+v, b %+v", to, from)
-		}
+		// Counters show at the end of a round, after its answers have left.
+		await(t, "one answer of each end", func() bool {
+			to, from := onA.Stats().ToPeers, onB.Stats().FromPeers
+			return to.Replies == 1 && to.Dropped[dataplane.TTLExceeded] == 1 && from.Replies == 1 && from.Dropped[dataplane.TTLExceeded] == 1
+		})
 		if s := onA.Stats().FromPeers; total(s.Dropped) > 0 || total(s.Suspect) > 0 {
 			t.Errorf("the answers are not trusted: %+v", s)
 		}

@@ -28,7 +28,7 @@ func openTUN(nl *rtnl.Handle, network netip.Prefix, o options, log *slog.Logger)
 		d, err := tun.Open(l.Name, tun.Options{Offload: o.offload})
 		if err == nil {
 			log.Info("took over the tun interface of an earlier run", "link", l.Name)
-			return d, nil
+			return mark(nl, d, alias) // which may be a new one, if the old has just gone
 		}
 		log.Warn("cannot take over what looks like the tun interface of an earlier run, making another", "link", l.Name, "err", err)
 	}
@@ -36,6 +36,11 @@ func openTUN(nl *rtnl.Handle, network netip.Prefix, o options, log *slog.Logger)
 	if err != nil {
 		return nil, err
 	}
+	return mark(nl, d, alias)
+}
+
+// mark gives the interface its alias, or closes it.
+func mark(nl *rtnl.Handle, d *tun.Device, alias string) (*tun.Device, error) {
 	if err := nl.EnsureAlias(d.Index(), alias); err != nil {
 		d.Close()
 		return nil, err

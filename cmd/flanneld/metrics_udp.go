@@ -103,7 +103,7 @@ func udpFamilies() []family {
 			counter, []string{"device"}, perDevice(func(d *ioDevice, emit emitFunc) {
 				emit(d.Fallbacks)
 			})},
-		{"udp_socket_overflows_total", "Datagrams that the kernel dropped because flanneld did not read fast enough and the receive buffer was full. They are in no other counter.",
+		{"udp_socket_overflows_total", "Buffers that the kernel dropped, mostly because flanneld did not read fast enough and the receive buffer was full. Each holds one datagram, or up to 128 that came together. They are in no other counter.",
 			counter, nil, func(s *snapshot, emit emitFunc) {
 				if s.udp != nil {
 					emit(s.udp.Socket.Overflows)

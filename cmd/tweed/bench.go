@@ -32,10 +32,15 @@ func (b *benchmark) whole(ctx context.Context, stdout, stderr io.Writer) int {
 	r := newBenchResult(b.opts)
 	r.Err = b.run(ctx, r)
 	interrupted := ctx.Err() != nil && r.Err != nil
-	if err := b.remove(r, interrupted); err != nil {
-		r.Err = errors.Join(r.Err, fmt.Errorf("remove the hosts: %w", err))
+	err := b.remove(r, interrupted)
+	if err != nil {
+		err = fmt.Errorf("remove the hosts: %w", err)
+		r.Err = errors.Join(r.Err, err)
 	}
 	if interrupted {
+		if err != nil {
+			fmt.Fprintf(stderr, "tweed bench: %v\n", err)
+		}
 		return exitInterrupted
 	}
 	r.End = now()
@@ -76,12 +81,12 @@ func (b *benchmark) remove(r *benchResult, interrupted bool) error {
 	if b.lab == nil { // whatever there was, lab.New has removed
 		return nil
 	}
+	var kept error
 	if r.Err != nil && !interrupted {
-		if err := b.lab.KeepFiles(); err != nil {
-			return err
+		if kept = b.lab.KeepFiles(); kept == nil {
+			r.Logs = b.lab.Dir()
 		}
-		r.Logs = b.lab.Dir()
 	}
 	defer b.progress.step("removing namespaces and processes")()
-	return b.lab.Close()
+	return errors.Join(kept, b.lab.Close())
 }

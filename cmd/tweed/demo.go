@@ -86,16 +86,16 @@ func (d *demonstration) remove(ctx context.Context, r *result) error {
 		r.Removed = true
 		return nil
 	}
+	var kept error
 	if !r.ok() && ctx.Err() == nil {
-		if err := d.lab.KeepFiles(); err != nil {
-			return err
+		if kept = d.lab.KeepFiles(); kept == nil {
+			r.Logs = d.lab.Dir()
 		}
-		r.Logs = d.lab.Dir()
 	}
 	defer d.progress.step("%s: removing namespaces and processes", d.backend)()
 	err := d.lab.Close()
 	r.Removed = err == nil
-	return err
+	return errors.Join(kept, err)
 }
 
 // stay waits for the signal that ends a -keep.

@@ -121,7 +121,9 @@ func (f *File) timeLeft() *unix.Timespec {
 	if at == 0 {
 		return nil
 	}
-	left := unix.NsecToTimespec(max(0, at-time.Now().UnixNano()))
+	// An hour is enough, since WaitRead looks again; a Timespec of 32 bits has
+	// no room for much more.
+	left := unix.NsecToTimespec(min(max(0, at-time.Now().UnixNano()), int64(time.Hour)))
 	return &left
 }
 

@@ -148,7 +148,9 @@ func (d *Device) Index() int { return d.index }
 func (d *Device) Stats() dataplane.IOStats { return d.count.Snapshot() }
 
 // SetPersistent says whether the interface, with its addresses and routes,
-// outlives the Device, to be attached to by the next Open of its name.
+// outlives the Device, to be attached to by the next Open of its name. It then
+// belongs to this process's user: without an owner anybody who may open
+// /dev/net/tun could attach to it (drivers/net/tun.c, tun_not_capable).
 func (d *Device) SetPersistent(on bool) error {
 	fd, err := d.file.Enter()
 	if err != nil {
@@ -158,6 +160,9 @@ func (d *Device) SetPersistent(on bool) error {
 	value := 0
 	if on {
 		value = 1
+		if err := unix.IoctlSetInt(fd, unix.TUNSETOWNER, os.Geteuid()); err != nil {
+			return fmt.Errorf("tun %s: %w", d.name, os.NewSyscallError("TUNSETOWNER", err))
+		}
 	}
 	if err := unix.IoctlSetInt(fd, unix.TUNSETPERSIST, value); err != nil {
 		return fmt.Errorf("tun %s: %w", d.name, os.NewSyscallError("TUNSETPERSIST", err))
