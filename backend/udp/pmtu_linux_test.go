@@ -114,8 +114,10 @@ func TestPathMTU(t *testing.T) {
 				n, err := to.Read(buf)
 				return err == nil && bytes.Equal(buf[:n], full)
 			})
-			if s := onA.Stats().ToPeers; s.Fragmented == 0 || s.Replies != 0 {
-				t.Errorf("%+v, want fragments and no ICMP errors", s)
+			// Counters show at the end of a round, after its packets have left.
+			await(t, "the fragments to be counted", func() bool { return onA.Stats().ToPeers.Fragmented > 0 })
+			if s := onA.Stats().ToPeers; s.Replies != 0 {
+				t.Errorf("%+v, want no ICMP errors", s)
 			}
 			if mtu := pathMTU(t, free); mtu != onA.MTU() {
 				t.Errorf("the pod's path MTU is %d before anybody told it", mtu)
@@ -147,6 +149,7 @@ func TestPathMTU(t *testing.T) {
 			if n, err := to.Read(buf); err != nil || !bytes.Equal(buf[:n], full[:narrow-28]) {
 				t.Errorf("what fits: %d bytes, %v", n, err)
 			}
+			await(t, "the ICMP error to be counted", func() bool { return onA.Stats().ToPeers.Replies > 0 })
 			if s := onA.Stats().ToPeers; s.Dropped[dataplane.TooBig] != 1 || s.Replies != 1 {
 				t.Errorf("%+v, want 1 ICMP error for 1 packet", s)
 			}

@@ -103,7 +103,8 @@ func TestUnreachable(t *testing.T) {
 		mustPing(t, a, b)
 		sync(t, onA)
 		a.wantUnreachable(netip.AddrPortFrom(b.pod(), 9).String())
-		if to := onA.Stats().ToPeers; to.Replies < 3 || to.Dropped[dataplane.NoRoute] < to.Replies {
+		await(t, "the answers to be counted", func() bool { return onA.Stats().ToPeers.Replies >= 3 })
+		if to := onA.Stats().ToPeers; to.Dropped[dataplane.NoRoute] < to.Replies {
 			t.Errorf("%+v", to)
 		}
 	})
@@ -224,9 +225,7 @@ func TestDeadPeers(t *testing.T) {
 		if wait := time.Since(start); wait > 2*time.Second {
 			t.Errorf("the live peer answered after %v", wait)
 		}
-		if after := onA.Stats().ToPeers; after.Received-before.Received < 300 {
-			t.Errorf("only %d packets reached the forwarder", after.Received-before.Received)
-		}
+		await(t, "the packets to reach the forwarder", func() bool { return onA.Stats().ToPeers.Received-before.Received >= 300 })
 	})
 }
 
