@@ -9,7 +9,7 @@ import (
 )
 
 // The most segments that one UDP_SEGMENT send may have (linux/udp.h,
-// UDP_MAX_SEGMENTS): 128 since Linux 6.8, 64 before.
+// UDP_MAX_SEGMENTS): 128 in newer kernels, 64 in older ones.
 const (
 	maxSegments    = 128
 	maxSegmentsOld = 64
