@@ -45,7 +45,7 @@ func TestExits(t *testing.T) {
 		{"", []string{"-etcd-endpoints=192.0.2.1:2379"}, []string{"-etcd-endpoints", `"192.0.2.1:2379"`, "want a list such as http://"}},
 		{"", []string{"-etcd-certfile=" + client.CertFile}, []string{"-etcd-certfile \"" + client.CertFile + `" and -etcd-keyfile "": want both or neither`}},
 		{"", []string{"-etcd-keyfile=" + client.KeyFile}, []string{"-etcd-keyfile \"" + client.KeyFile + `": want both or neither`}},
-		{"", []string{"-etcd-certfile=" + client.CertFile, "-etcd-keyfile=" + junk}, []string{"-etcd-keyfile " + junk, "want a PEM certificate and its key"}},
+		{"", []string{"-etcd-certfile=" + client.CertFile, "-etcd-keyfile=" + junk}, []string{"-etcd-keyfile: " + junk + " holds no private key: want a PEM file with the key of the client certificate"}},
 		{"", []string{"-etcd-cafile=" + missing}, []string{"-etcd-cafile: open " + missing + ": no such file or directory: want a PEM file"}},
 		{"", []string{"-etcd-cafile=" + junk}, []string{"-etcd-cafile: " + junk + " holds no certificate: want a PEM file"}},
 		{"", []string{"-etcd-cafile=" + dir}, []string{"-etcd-cafile: read " + dir + ": is a directory"}},
@@ -169,7 +169,7 @@ func TestNotRoot(t *testing.T) {
 }
 
 // asNobody runs the daemon without any privilege until it ends.
-func (n *node) asNobody() (string, error) {
+func (n *node) asNobody(args ...string) (string, error) {
 	n.c.t.Helper()
 	// Neither the build nor the lab need be readable for everyone.
 	dir, err := os.MkdirTemp("", "tweed-nobody-")
@@ -183,7 +183,8 @@ func (n *node) asNobody() (string, error) {
 
 	ctx, cancel := context.WithTimeout(n.c.ctx, daemonTime)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, path, "-etcd-endpoints=http://"+etcdAddr, "-subnet-file="+filepath.Join(dir, "subnet.env"), "-state-dir="+dir)
+	args = append(args, "-etcd-endpoints=http://"+etcdAddr, "-subnet-file="+filepath.Join(dir, "subnet.env"), "-state-dir="+dir)
+	cmd := exec.CommandContext(ctx, path, args...)
 	cmd.Env, cmd.Dir = []string{}, "/"
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
 	var out []byte

@@ -21,12 +21,15 @@ type condition struct {
 	Since  time.Time `json:"since"`  // when it last became true or untrue
 }
 
+// stillToCome is the reason of what was not tried yet.
+const stillToCome = "still to come"
+
 // newReadiness returns one that waits for all the named conditions.
 func newReadiness(names ...string) *readiness {
 	r := &readiness{counts: map[string]func() int64{}}
 	now := time.Now()
 	for _, name := range names {
-		r.conditions = append(r.conditions, condition{Name: name, Reason: "still to come", Since: now})
+		r.conditions = append(r.conditions, condition{Name: name, Reason: stillToCome, Since: now})
 	}
 	return r
 }

@@ -44,17 +44,28 @@ func run() int {
 	n := newNode(opts, log)
 	done := make(chan error, 1)
 	go func() { done <- n.run(ctx) }()
+	dog := newWatchdog(n.alive, log)
+	defer dog.stop()
+	status := statusTeller{log: log}
+	look := time.NewTicker(statusEvery)
+	defer look.Stop()
 	stopping := ctx.Done()
 	var late <-chan time.Time
 	for {
 		select {
 		case err := <-done:
-			return status(ctx, err, log)
+			return exitCode(ctx, err, log)
 		case <-dump:
 			n.dump()
+		case <-dog.C:
+			dog.ping()
+		case <-look.C:
+			s := n.snapshot()
+			status.tell(&s, dog.stuck)
 		case <-stopping:
 			notifyStopping(log)
 			log.Info("Waiting for all goroutines to exit")
+			look.Stop()
 			stopping, late = nil, time.After(graceful)
 		case <-late:
 			log.Error(fmt.Sprintf("still busy %s after the signal, exiting anyway", graceful))
@@ -63,7 +74,7 @@ func run() int {
 	}
 }
 
-func status(ctx context.Context, err error, log *slog.Logger) int {
+func exitCode(ctx context.Context, err error, log *slog.Logger) int {
 	if err != nil && ctx.Err() == nil {
 		log.Error(err.Error())
 		return 1

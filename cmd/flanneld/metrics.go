@@ -135,6 +135,12 @@ func nodeFamilies() []family {
 					emit(uint64(s.badRecords))
 				}
 			}},
+		{"etcd_client_certificate_expiry_timestamp_seconds", "End of the client certificate for etcd that is in use, in Unix time. Absent without one.",
+			gauge, nil, func(s *snapshot, emit emitFunc) {
+				if !s.certExpires.IsZero() {
+					emit(uint64(max(0, s.certExpires.Unix())))
+				}
+			}},
 	}
 }
 

@@ -3,11 +3,13 @@ package main
 import (
 	"net/netip"
 	"sync"
+	"time"
 
 	"tweed/backend"
 	"tweed/backend/udp"
 	"tweed/dataplane"
 	"tweed/subnet"
+	"tweed/subnet/etcdv2"
 )
 
 // badRecords is the name of the number of unreadable records in the store.
@@ -19,6 +21,7 @@ type vitals struct {
 	mu   sync.Mutex
 	last snapshot         // guarded by mu; without what readiness and udp know
 	udp  func() udp.Stats // guarded by mu; nil unless the backend counts packets
+	etcd *etcdv2.Store    // guarded by mu; nil before it is open
 }
 
 // A snapshot is what /metrics and the dump tell, all read at one moment. It
@@ -35,6 +38,17 @@ type snapshot struct {
 	listed     bool         // whether badRecords is known
 	badRecords int64        // in the store
 	udp        *udp.Stats   // nil unless the backend is udp
+
+	silentSince time.Time // no etcd endpoint has answered; zero if one has, or was not asked yet
+	silentWhy   error
+	certExpires time.Time // of the client certificate for etcd; zero if there is none
+}
+
+// stored says where the leases are.
+func (v *vitals) stored(s *etcdv2.Store) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.etcd = s
 }
 
 // opened says which backend there is.
@@ -72,10 +86,14 @@ func (v *vitals) told(peers int) {
 // snapshot may be called at any time. It stops nothing.
 func (n *node) snapshot() snapshot {
 	n.vitals.mu.Lock()
-	s, stats := n.vitals.last, n.vitals.udp
+	s, stats, etcd := n.vitals.last, n.vitals.udp, n.vitals.etcd
 	n.vitals.mu.Unlock()
 	s.ready, s.conditions = n.ready.state()
 	s.badRecords, s.listed = n.ready.numbers()[badRecords]
+	if etcd != nil {
+		s.silentSince, s.silentWhy = etcd.Outage()
+		s.certExpires = etcd.ClientCertificateExpiry()
+	}
 	if stats != nil {
 		u := stats()
 		s.udp = &u

@@ -44,6 +44,7 @@ type node struct {
 	log    *slog.Logger
 	ready  *readiness
 	vitals vitals
+	alive  *liveness
 	fw     *firewall.Firewall
 }
 
@@ -51,6 +52,7 @@ func newNode(opts options, log *slog.Logger) *node {
 	return &node{
 		opts: opts, log: log,
 		ready: newReadiness(condConfig, condLease, condBackend, condFirewall, condEnvFile, condPeers),
+		alive: newLiveness(),
 		fw:    firewall.Open(log),
 	}
 }
@@ -95,6 +97,7 @@ func (n *node) run(ctx context.Context) error {
 		return err
 	}
 	defer store.Close()
+	n.vitals.stored(store)
 	prev := n.previousSubnets()
 
 	g, ctx := errgroup.WithContext(ctx)
@@ -105,7 +108,7 @@ func (n *node) run(ctx context.Context) error {
 	if health != nil {
 		g.Go(func() error { return health.run(ctx) })
 	}
-	g.Go(func() error { return n.network(ctx, store, underlay, prev) })
+	g.Go(func() error { return n.network(ctx, &watchedStore{store, n.alive, store.CallTime()}, underlay, prev) })
 	return g.Wait()
 }
 
@@ -136,7 +139,7 @@ func (n *node) previousSubnets() []netip.Prefix {
 func (n *node) statePath() string { return subnet.StatePath(n.opts.stateDir, n.opts.subnetFile) }
 
 // network brings this node into the overlay network and keeps it there.
-func (n *node) network(ctx context.Context, store subnet.Store, u backend.Underlay, prev []netip.Prefix) error {
+func (n *node) network(ctx context.Context, store *watchedStore, u backend.Underlay, prev []netip.Prefix) error {
 	cfg, err := subnet.WaitConfig(ctx, store, path.Join("/", n.opts.etcd.Prefix, "config"), func(why error) {
 		n.ready.set(condConfig, why)
 		n.log.Error(fmt.Sprintf("Couldn't fetch network config: %v (trying again every second)", why))
@@ -147,7 +150,10 @@ func (n *node) network(ctx context.Context, store subnet.Store, u backend.Underl
 	n.log.Info("Found network config - Backend type: " + cfg.BackendType)
 	n.ready.set(condConfig, nil)
 
+	setUp := n.alive.loop("set-up")
+	setUp.within(grace)
 	be, err := openBackend(ctx, u, cfg, n.log)
+	setUp.end()
 	if err != nil {
 		return unlessDone(ctx, err)
 	}
@@ -165,7 +171,7 @@ func (n *node) network(ctx context.Context, store subnet.Store, u backend.Underl
 	g.Go(func() error { return be.Run(ctx) })
 	g.Go(func() error {
 		for {
-			err := n.hold(ctx, cfg, be, m, lease, &file)
+			err := n.hold(ctx, cfg, be, m, lease, &file, store.callTime)
 			if !errors.Is(err, subnet.ErrLeaseLost) {
 				return err
 			}
@@ -197,9 +203,12 @@ func (n *node) reacquire(ctx context.Context, m *subnet.Manager, a subnet.Attrs,
 
 // hold configures this node for the lease and works until it is lost or ctx
 // ends.
-func (n *node) hold(ctx context.Context, cfg subnet.Config, be backend.Backend, m *subnet.Manager, l subnet.Lease, file *envFile) error {
+func (n *node) hold(ctx context.Context, cfg subnet.Config, be backend.Backend, m *subnet.Manager, l subnet.Lease, file *envFile, callTime time.Duration) error {
 	n.ready.set(condLease, nil)
 	n.vitals.leased(l)
+	setUp := n.alive.loop("set-up")
+	defer setUp.end()
+	setUp.within(ensureTime + grace)
 	if err := be.Up(ctx, l); err != nil {
 		return unlessDone(ctx, err)
 	}
@@ -209,28 +218,45 @@ func (n *node) hold(ctx context.Context, cfg subnet.Config, be backend.Backend, 
 	n.ensureFirewall(ctx, rules)
 	env := subnet.Env{Network: cfg.Network, Subnet: l.Subnet, MTU: be.MTU(), IPMasq: n.opts.ipMasq}
 	file.write(env)
+	setUp.end()
 
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error {
-		for tick(ctx, n.opts.iptablesResync) {
+		loop := n.alive.loop("firewall")
+		defer loop.end()
+		for {
+			loop.within(n.opts.iptablesResync + ensureTime + grace)
+			if !tick(ctx, n.opts.iptablesResync) {
+				return nil
+			}
 			n.ensureFirewall(ctx, rules)
 		}
-		return nil
 	})
 	g.Go(func() error {
 		n.log.Info("Running backend.")
-		return m.Run(ctx, l, func(ctx context.Context, peers []subnet.Lease) error {
-			file.write(env)
-			n.vitals.told(len(peers))
-			err := errors.Join(be.Sync(ctx, peers), n.setBlackhole(cfg.Network, l.Subnet))
-			n.ready.set(condPeers, err)
-			if err != nil && ctx.Err() == nil {
-				n.log.Error("Couldn't bring the kernel to what the peers need, trying again", "err", err)
-			}
-			return err
-		})
+		loop := n.alive.loop("peers")
+		defer loop.end()
+		return m.Run(ctx, l, n.applier(be, env, file, loop, callTime))
 	})
 	return g.Wait()
+}
+
+// applier returns what brings the kernel to what the peers need. The loop is
+// watched from the first call on: before, there may be no list of them yet.
+func (n *node) applier(be backend.Backend, env subnet.Env, file *envFile, loop *loop, callTime time.Duration) subnet.SyncFunc {
+	return func(ctx context.Context, peers []subnet.Lease) error {
+		loop.within(grace)
+		// A renewal may come in between, with two requests.
+		defer loop.within(syncEvery + 2*callTime + grace)
+		file.write(env)
+		n.vitals.told(len(peers))
+		err := errors.Join(be.Sync(ctx, peers), n.setBlackhole(env.Network, env.Subnet))
+		n.ready.set(condPeers, err)
+		if err != nil && ctx.Err() == nil {
+			n.log.Error("Couldn't bring the kernel to what the peers need, trying again", "err", err)
+		}
+		return err
+	}
 }
 
 func (n *node) ensureFirewall(ctx context.Context, r firewall.Rules) {

@@ -2,8 +2,10 @@ package main
 
 import (
 	"bytes"
+	"errors"
 	"log/slog"
 	"net"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -25,7 +27,7 @@ func TestNotify(t *testing.T) {
 			t.Setenv("NOTIFY_SOCKET", socket)
 			var out bytes.Buffer
 			log := slog.New(newGlogHandler(&out, logOptions{}))
-			for want, notify := range map[string]func(*slog.Logger){"READY=1": notifyReady, "STOPPING=1": notifyStopping} {
+			for want, notify := range map[string]func(*slog.Logger){"READY=1": notifyReady, "STOPPING=1\nSTATUS=stopping": notifyStopping} {
 				notify(log)
 				b := make([]byte, 100)
 				n, err := conn.Read(b)
@@ -55,4 +57,49 @@ func TestNotifyFailureIsOnlyLogged(t *testing.T) {
 			t.Errorf("%q: logged %q, want %q", socket, out.String(), want)
 		}
 	}
+}
+
+// TestNotifyNobodyReads fills the queue of a socket that nobody reads from.
+func TestNotifyNobodyReads(t *testing.T) {
+	socket := listenNotify(t)
+	var out bytes.Buffer
+	log := slog.New(newGlogHandler(&out, logOptions{}))
+	for range 10_000 { // net.unix.max_dgram_qlen is 10 to 512
+		notifyReady(log)
+		if out.Len() > 0 {
+			break
+		}
+	}
+	if !strings.Contains(out.String(), "i/o timeout") {
+		t.Errorf("logged %q, want a timeout", out.String())
+	}
+	socket.SetReadDeadline(time.Now().Add(5 * time.Second))
+	if _, err := socket.Read(make([]byte, 100)); err != nil {
+		t.Error(err)
+	}
+}
+
+// listenNotify makes the socket that NOTIFY_SOCKET names.
+func listenNotify(t *testing.T) *net.UnixConn {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "notify")
+	conn, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: path, Net: "unixgram"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { conn.Close() })
+	t.Setenv("NOTIFY_SOCKET", path)
+	return conn
+}
+
+// told returns the next message, or "" if none has come yet.
+func told(t *testing.T, conn *net.UnixConn) string {
+	t.Helper()
+	b := make([]byte, 4096)
+	conn.SetReadDeadline(time.Now().Add(20 * time.Millisecond)) // it is there already: notify is synchronous
+	n, err := conn.Read(b)
+	if err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Fatal(err)
+	}
+	return string(b[:n])
 }

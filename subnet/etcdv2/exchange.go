@@ -26,8 +26,9 @@ var (
 // the v2 API into an error that says what it is instead, because the client
 // library only tells that it cannot parse it. It is client.CancelableTransport.
 type exchange struct {
-	base    http.RoundTripper
-	cluster string // if set, the cluster that has to answer
+	base     http.RoundTripper
+	cluster  string // if set, the cluster that has to answer
+	answered func() // is told that etcd has answered
 
 	sent  atomic.Bool // a connection was there, so the server may have acted
 	index int64       // X-Etcd-Index of the answer; 0 before its header is there
@@ -58,6 +59,7 @@ func (x *exchange) check(resp *http.Response) error {
 	case code >= 500 || !isJSON:
 		return describe(resp)
 	case code >= 400:
+		x.answered()
 		return nil // an error of etcd
 	}
 	index, err := strconv.ParseInt(resp.Header.Get("X-Etcd-Index"), 10, 64)
@@ -68,6 +70,7 @@ func (x *exchange) check(resp *http.Response) error {
 		return errNewCluster
 	}
 	x.index = index
+	x.answered()
 	resp.Body = &nodeBody{ReadCloser: resp.Body}
 	return nil
 }

@@ -43,7 +43,7 @@ func (s *Store) do(ctx context.Context, c call) (reply, error) {
 		k := (first + i) % len(s.endpoints)
 		ep := s.endpoints[k]
 		asked := time.Now()
-		x := &exchange{base: s.transport}
+		x := &exchange{base: s.transports.current(), answered: s.outage.answered}
 		resp, err := s.attempt(ctx, x, ep, s.share(ctx, len(s.endpoints)-i), c)
 		var code client.Error
 		switch {
@@ -67,7 +67,9 @@ func (s *Store) do(ctx context.Context, c call) (reply, error) {
 		}
 	}
 	s.pinned.Store(int32((first + 1) % len(s.endpoints)))
-	return reply{}, c.failure(faults)
+	err := c.failure(faults)
+	s.outage.failed(err)
+	return reply{}, err
 }
 
 // share returns how long one endpoint may take, so that the time left of ctx

@@ -10,8 +10,6 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
-	"net"
-	"net/http"
 	"net/url"
 	"path"
 	"strings"
@@ -44,16 +42,19 @@ type Options struct {
 
 	RequestTimeout time.Duration // for an answer of one endpoint; 0 means 5 s
 	PollTimeout    time.Duration // of one long poll of a watch; 0 means 45 s
-	Log            *slog.Logger  // is told of endpoints that fail; nil for nobody
+	Log            *slog.Logger  // is told of endpoints that fail and of TLS files; nil for nobody
 }
 
 // Store is a subnet.Store on etcd. It uses one endpoint as long as that works,
-// and then the next.
+// and then the next. TLS files that are replaced are used from the next request
+// on; where they are unusable, those read before stay in use, and Options.Log is
+// told. The CAs of the system are read once.
 type Store struct {
-	opts      Options // with defaults filled in, Endpoints unused
-	prefix    string  // "/coreos.com/network", or "" for the root
-	endpoints []endpoint
-	transport *http.Transport
+	opts       Options // with defaults filled in, Endpoints only counted
+	prefix     string  // "/coreos.com/network", or "" for the root
+	endpoints  []endpoint
+	transports *transports
+	outage     outage
 
 	pinned  atomic.Int32           // index of the endpoint in use
 	cluster atomic.Pointer[string] // ID of the cluster that the last List came from
@@ -98,28 +99,9 @@ func Open(o Options) (*Store, error) {
 		}
 		s.endpoints = append(s.endpoints, ep)
 	}
-	tlsConfig, err := loadTLS(o)
-	if err != nil {
+	var err error
+	if s.transports, err = openTransports(s.opts); err != nil {
 		return nil, err
-	}
-	dialer := net.Dialer{
-		Timeout:         dialTimeout,
-		KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: 10 * time.Second, Interval: 5 * time.Second, Count: 3},
-		ControlContext:  setUserTimeout,
-	}
-	s.transport = &http.Transport{
-		Proxy:               http.ProxyFromEnvironment,
-		DialContext:         dialer.DialContext,
-		TLSClientConfig:     tlsConfig,
-		TLSHandshakeTimeout: s.opts.RequestTimeout,
-		MaxIdleConnsPerHost: 4,
-		IdleConnTimeout:     90 * time.Second,
-	}
-	if len(s.endpoints) > 1 {
-		// etcd sends the header of a watch at once: where that stays out, go on
-		// to the next endpoint. A proxy may hold it back until something happens,
-		// so with nowhere to go the poll may wait.
-		s.transport.ResponseHeaderTimeout = s.opts.RequestTimeout
 	}
 	// Nodes that share a list of endpoints should not share the first of them.
 	s.pinned.Store(int32(rand.IntN(len(s.endpoints))))
@@ -128,7 +110,7 @@ func Open(o Options) (*Store, error) {
 
 // Close drops the idle connections. Running calls are ended by their context.
 func (s *Store) Close() error {
-	s.transport.CloseIdleConnections()
+	s.transports.close()
 	return nil
 }
 

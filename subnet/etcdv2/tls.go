@@ -1,87 +1,164 @@
 package etcdv2
 
 import (
+	"bytes"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/pem"
 	"errors"
 	"fmt"
-	"io"
-	"net"
 	"os"
 	"time"
 )
 
-// loadTLS reads the files of o. A client certificate is read again at every
-// handshake, so that a renewed one is used without a restart.
-func loadTLS(o Options) (*tls.Config, error) {
-	cfg := &tls.Config{MinVersion: tls.VersionTLS12}
-	if o.CAFile != "" {
-		pem, err := os.ReadFile(o.CAFile)
-		if err != nil {
-			return nil, fmt.Errorf("-etcd-cafile: %w: want a PEM file with CA certificates", err)
+// authorities is one reading of -etcd-cafile. The zero value stands for the
+// CAs of the system.
+type authorities struct {
+	text []byte
+	pool *x509.CertPool
+	last *x509.Certificate // the one that is valid the longest
+}
+
+// identity is one reading of -etcd-certfile and -etcd-keyfile. The zero value
+// is that of a client without a certificate.
+type identity struct {
+	certText, keyText []byte
+	cert              *tls.Certificate // with Leaf
+}
+
+// tlsConfig leaves all verification to crypto/tls.
+func tlsConfig(ca authorities, id identity) *tls.Config {
+	cfg := &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: ca.pool}
+	if id.cert != nil {
+		// Shown whatever CAs the server says it knows, as flannel does, so that
+		// it is the server that says what is wrong. Certificates would show
+		// nothing then.
+		cfg.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return id.cert, nil }
+	}
+	return cfg
+}
+
+// loadAuthorities reads the CA file again after old, or for the first time.
+func loadAuthorities(o Options, old authorities) (authorities, error) {
+	if o.CAFile == "" {
+		return authorities{}, nil
+	}
+	const want = "want a PEM file with CA certificates"
+	text, err := readAgain(o.CAFile, old.text)
+	if err != nil {
+		return old, fmt.Errorf("-etcd-cafile: %w: %s", err, want)
+	}
+	if bytes.Equal(text, old.text) && old.pool != nil {
+		return old, nil
+	}
+	ca := authorities{text: text, pool: x509.NewCertPool()}
+	rest := text
+	for block, tail := pem.Decode(rest); block != nil; block, tail = pem.Decode(rest) {
+		rest = tail
+		// What is no certificate is passed over, as AppendCertsFromPEM does.
+		cert, err := x509.ParseCertificate(block.Bytes)
+		if block.Type != "CERTIFICATE" || err != nil {
+			continue
 		}
-		cfg.RootCAs = x509.NewCertPool()
-		if !cfg.RootCAs.AppendCertsFromPEM(pem) {
-			return nil, fmt.Errorf("-etcd-cafile: %s holds no certificate: want a PEM file with CA certificates", o.CAFile)
+		ca.pool.AddCert(cert)
+		if ca.last == nil || cert.NotAfter.After(ca.last.NotAfter) {
+			ca.last = cert
 		}
 	}
+	switch {
+	case ca.last == nil:
+		return old, fmt.Errorf("-etcd-cafile: %s holds no certificate: %s", o.CAFile, want)
+	case old.pool != nil && cutOff(rest):
+		return old, fmt.Errorf("-etcd-cafile: %s is cut off: %s", o.CAFile, want)
+	}
+	return ca, nil
+}
+
+// loadIdentity reads certificate and key again after old, or for the first
+// time.
+func loadIdentity(o Options, old identity) (identity, error) {
 	switch {
 	case o.CertFile == "" && o.KeyFile == "":
-		return cfg, nil
+		return identity{}, nil
 	case o.KeyFile == "":
-		return nil, fmt.Errorf("-etcd-certfile is %s, but -etcd-keyfile is empty: want both or neither", o.CertFile)
+		return old, fmt.Errorf("-etcd-certfile is %s, but -etcd-keyfile is empty: want both or neither", o.CertFile)
 	case o.CertFile == "":
-		return nil, fmt.Errorf("-etcd-keyfile is %s, but -etcd-certfile is empty: want both or neither", o.KeyFile)
+		return old, fmt.Errorf("-etcd-keyfile is %s, but -etcd-certfile is empty: want both or neither", o.KeyFile)
 	}
-	load := func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
-		cert, err := tls.LoadX509KeyPair(o.CertFile, o.KeyFile)
-		if err != nil {
-			return nil, fmt.Errorf("-etcd-certfile %s, -etcd-keyfile %s: %w: want a PEM certificate and its key", o.CertFile, o.KeyFile, err)
-		}
-		return &cert, nil
+	const wantCert, wantKey = "want a PEM file with the client certificate", "want a PEM file with the key of the client certificate"
+	certText, err := readAgain(o.CertFile, old.certText)
+	if err != nil {
+		return old, fmt.Errorf("-etcd-certfile: %w: %s", err, wantCert)
 	}
-	if _, err := load(nil); err != nil {
-		return nil, err
+	keyText, err := readAgain(o.KeyFile, old.keyText)
+	if err != nil {
+		return old, fmt.Errorf("-etcd-keyfile: %w: %s", err, wantKey)
 	}
-	cfg.GetClientCertificate = load
-	return cfg, nil
-}
-
-// explain adds to a failure to talk to an endpoint what an operator can do.
-func (s *Store) explain(err error) error {
-	var (
-		authority x509.UnknownAuthorityError
-		invalid   x509.CertificateInvalidError
-		noTLS     tls.RecordHeaderError
-		op        *net.OpError
-	)
-	// crypto/tls does not export the type of an alert that the peer sent.
-	alert := errors.As(err, &op) && op.Op == "remote error"
+	if bytes.Equal(certText, old.certText) && bytes.Equal(keyText, old.keyText) && old.cert != nil {
+		return old, nil
+	}
 	switch {
-	case errors.As(err, &authority) && s.opts.CAFile == "":
-		return fmt.Errorf("the server's certificate is not from a CA that this system knows, and -etcd-cafile names no other: %w", err)
-	case errors.As(err, &authority):
-		return fmt.Errorf("the server's certificate is not from a CA in -etcd-cafile %s: %w", s.opts.CAFile, err)
-	case errors.As(err, &invalid) && invalid.Reason == x509.Expired:
-		return fmt.Errorf("the server's certificate is valid from %s to %s: %w",
-			invalid.Cert.NotBefore.Format(time.RFC3339), invalid.Cert.NotAfter.Format(time.RFC3339), err)
-	case alert && s.opts.CertFile == "":
-		return fmt.Errorf("the server may want a client certificate (-etcd-certfile, -etcd-keyfile): %w", err)
-	case alert:
-		return fmt.Errorf("the server does not like the client certificate -etcd-certfile %s%s: %w", s.opts.CertFile, s.clientCertExpiry(), err)
-	case errors.As(err, &noTLS):
-		return fmt.Errorf("the server does not speak TLS: write http:// in -etcd-endpoints: %w", err)
-	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
-		return fmt.Errorf("connection closed without an answer (is http:// or https:// right?): %w", err)
+	case !bytes.Contains(certText, []byte("-----BEGIN CERTIFICATE-----")):
+		return old, fmt.Errorf("-etcd-certfile: %s holds no certificate: %s", o.CertFile, wantCert)
+	case !bytes.Contains(keyText, []byte("PRIVATE KEY-----")):
+		return old, fmt.Errorf("-etcd-keyfile: %s holds no private key: %s", o.KeyFile, wantKey)
+	case bytes.Contains(keyText, []byte("ENCRYPTED")): // PKCS #8 (RFC 5958), or Proc-Type of RFC 1421
+		return old, fmt.Errorf("-etcd-keyfile: %s is encrypted: want a key without a passphrase", o.KeyFile)
 	}
-	return err
+	cert, err := tls.X509KeyPair(certText, keyText)
+	if err == nil && old.cert != nil && (cutOff(certText) || cutOff(keyText)) {
+		err = errors.New("one of them is cut off")
+	}
+	if err != nil {
+		return old, fmt.Errorf("-etcd-certfile %s with -etcd-keyfile %s: %w: want a PEM certificate and its key", o.CertFile, o.KeyFile, err)
+	}
+	return identity{certText: certText, keyText: keyText, cert: &cert}, nil
 }
 
-// clientCertExpiry says so if our own certificate is out of date.
-func (s *Store) clientCertExpiry() string {
-	cert, err := tls.LoadX509KeyPair(s.opts.CertFile, s.opts.KeyFile)
-	if err != nil || cert.Leaf == nil || time.Now().Before(cert.Leaf.NotAfter) {
-		return ""
+// readAgain reads a file. What can be read only once, such as the pipe that a
+// shell makes of <(command), is taken to be as it was.
+func readAgain(path string, old []byte) ([]byte, error) {
+	const once = os.ModeNamedPipe | os.ModeSocket | os.ModeDevice
+	if info, err := os.Stat(path); err == nil && old != nil && info.Mode()&once != 0 {
+		return old, nil
 	}
-	return ", which expired at " + cert.Leaf.NotAfter.Format(time.RFC3339)
+	return os.ReadFile(path)
+}
+
+// cutOff reports whether something begins behind the last whole PEM block, as
+// it does while the file is being written.
+func cutOff(text []byte) bool {
+	for block, rest := pem.Decode(text); block != nil; block, rest = pem.Decode(text) {
+		text = rest
+	}
+	return bytes.Contains(text, []byte("-----BEGIN "))
+}
+
+// soon is how long before the end of a certificate that is warned of: a week,
+// or a quarter of its life where that is less.
+func soon(cert *x509.Certificate) time.Duration {
+	const week = 7 * 24 * time.Hour
+	return min(week, cert.NotAfter.Sub(cert.NotBefore)/4)
+}
+
+// aging says so if the certificates are past their time, or will soon be; else
+// it is empty. The text does not change while what it says stays the same.
+func aging(o Options, ca authorities, id identity, now time.Time) (warnings []string) {
+	warn := func(cert *x509.Certificate, subject string) {
+		if cert == nil {
+			return
+		}
+		end := cert.NotAfter.Local().Format(time.RFC3339)
+		switch left := cert.NotAfter.Sub(now); {
+		case left < 0:
+			warnings = append(warnings, fmt.Sprintf("%s expired at %s", subject, end))
+		case left < soon(cert):
+			warnings = append(warnings, fmt.Sprintf("%s expires at %s", subject, end))
+		}
+	}
+	warn(ca.last, "the CA certificate that lasts longest in -etcd-cafile "+o.CAFile)
+	if id.cert != nil {
+		warn(id.cert.Leaf, "the client certificate -etcd-certfile "+o.CertFile)
+	}
+	return warnings
 }

@@ -57,7 +57,9 @@ func (s *Store) Watch(ctx context.Context, after int64, fn func([]subnet.Event) 
 			}
 			faults = append(faults, fmt.Errorf("%s: %w", ep.url, s.explain(err)))
 			if len(faults) >= len(s.endpoints) {
-				return fmt.Errorf("watch %s: %w", dir, join(faults))
+				err := fmt.Errorf("watch %s: %w", dir, join(faults))
+				s.outage.failed(err)
+				return err
 			}
 		}
 		at++
@@ -68,7 +70,7 @@ func (s *Store) Watch(ctx context.Context, after int64, fn func([]subnet.Event) 
 // may take: then the error is errNoAnswer. The index is that of the endpoint
 // when it began to wait, or 0 if it never answered.
 func (s *Store) poll(ctx context.Context, ep endpoint, after int64) (r reply, index int64, err error) {
-	x := &exchange{base: s.transport}
+	x := &exchange{base: s.transports.current(), answered: s.outage.answered}
 	if id := s.cluster.Load(); id != nil {
 		x.cluster = *id
 	}

@@ -27,7 +27,13 @@ type CA struct {
 
 // NewCA makes an authority that is valid for a day, and writes <name>.pem.
 func NewCA(dir, name string) (*CA, error) {
-	template, key, err := newTemplate(name, time.Now().Add(24*time.Hour))
+	return NewCAUntil(dir, name, time.Now().Add(24*time.Hour))
+}
+
+// NewCAUntil makes an authority that is valid until notAfter, which may be in
+// the past, and writes <name>.pem.
+func NewCAUntil(dir, name string, notAfter time.Time) (*CA, error) {
+	template, key, err := newTemplate(name, notAfter)
 	if err != nil {
 		return nil, err
 	}

@@ -59,6 +59,8 @@ type Options struct {
 	// own, with the switch as router between them at the first address of
 	// each. Default: 20.0.0.0/24 alone.
 	Segments []netip.Prefix
+	// NoEtcd leaves the switch without an etcd: Lab.Etcd is nil then.
+	NoEtcd bool
 	// Flanneld is the path of the binary that StartFlanneld runs.
 	Flanneld string
 	// TempDir is where the directory of the lab is made; default os.TempDir.
@@ -69,7 +71,7 @@ type Options struct {
 
 // A Lab is one run of it. Make it with New.
 type Lab struct {
-	Etcd *embedetcd.Server // on the switch
+	Etcd *embedetcd.Server // on the switch; nil if Options.NoEtcd
 	opts Options
 	id   string // "tweed-PID-RANDOM", the start of every name
 	dir  string
@@ -115,8 +117,10 @@ func New(ctx context.Context, o Options) (_ *Lab, err error) {
 	if err := l.setUpSwitch(); err != nil {
 		return nil, fmt.Errorf("switch: %w", err)
 	}
-	if err := l.startEtcd(ctx); err != nil {
-		return nil, err
+	if !o.NoEtcd {
+		if err := l.startEtcd(ctx); err != nil {
+			return nil, err
+		}
 	}
 	return l, nil
 }

@@ -36,6 +36,13 @@ func staleLab(name string) (id string, ok bool) {
 	return m[1], err == nil && unix.Kill(pid, 0) == unix.ESRCH
 }
 
+// IsStale reports whether name, of whatever kind of thing, starts with the ID
+// of a lab whose process has died.
+func IsStale(name string) bool {
+	_, stale := staleLab(name)
+	return stale
+}
+
 // RemoveStale removes the namespaces of all labs whose process has died, and
 // their directories in dir (default os.TempDir) unless KeepFiles was called.
 // Their daemons have died with that process.
