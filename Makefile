@@ -6,11 +6,11 @@ export TWEED_TEST_STRICT ?= 1
 VERSION ?= $(shell git -c safe.directory='*' describe --tags --always --dirty 2>/dev/null)
 LDFLAGS := -s -w $(if $(VERSION),-X main.version=$(VERSION))
 BUILD   := CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags '$(LDFLAGS)'
-ARCHES  := amd64 arm64 arm riscv64 ppc64le s390x
+ARCHES  ?= amd64 arm64 arm riscv64 ppc64le s390x
 FUZZTIME ?= 30000x
 
 .NOTPARALLEL: # also with make -j: set-up comes first, and the tests measure time
-.PHONY: help build demo bench test root setup fmt vet staticcheck unit fuzz cross integration clean
+.PHONY: help build demo bench test root setup fmt vet staticcheck unit fuzz cross integration dist image clean
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -42,16 +42,22 @@ staticcheck: ## staticcheck, at the version that go.mod names
 	go tool staticcheck ./...
 
 unit: ## unit, conformance and kernel tests of every package, with the race detector
-	go test -race $$(go list ./... | grep -v '^tweed/test$$')
+	go test -race $$(go list ./... | grep -vE '^tweed/test(/e2e|/packaging)?$$')
 
 fuzz: ## every fuzz target, FUZZTIME inputs (30000x) or long (10m) each
 	FUZZTIME=$(FUZZTIME) test/fuzz.sh
 
 cross: ## compile for every supported architecture
-	@for a in $(ARCHES); do echo "GOARCH=$$a go build ./cmd/..."; CGO_ENABLED=0 GOARCH=$$a go build -buildvcs=false -o /dev/null ./cmd/... || exit 1; done
+	@for a in $(ARCHES); do echo "GOARCH=$$a go build ./cmd/..."; GOARCH=$$a $(BUILD) -o /dev/null ./cmd/... || exit 1; done
 
-integration: build ## the real binaries in network namespaces
-	go test -count=1 -timeout 20m ./test
+integration: build ## the real binaries in network namespaces; packages; the guides' installation with systemd, etcd, docker
+	go test -count=1 -timeout 20m -p 1 ./test ./test/packaging ./test/e2e
 
-clean: ## remove what build made
-	rm -rf bin
+dist: ## tarballs, .deb and .rpm for ARCHES in dist/, the same bytes each time (VERSION=...)
+	ARCHES='$(ARCHES)' packaging/dist.sh
+
+image: ## the tree of the container image in dist/image/ (ARCH=..., VERSION=...)
+	packaging/image.sh
+
+clean: ## remove what build, dist and image made
+	rm -rf bin dist

@@ -25,6 +25,7 @@ has cfssl golang-cfssl
 has dockerd docker.io
 need /lib/systemd/systemd systemd
 has rpm rpm
+has shellcheck shellcheck
 
 [ -n "$missing" ] || exit 0
 if ! command -v apt-get >/dev/null 2>&1; then

@@ -15,7 +15,7 @@ import (
 )
 
 // boot makes a machine that is gone when the test ends.
-func boot(t *testing.T) (context.Context, *lab.Lab, *machine.Machine) {
+func boot(t *testing.T) (context.Context, *machine.Machine) {
 	t.Helper()
 	nstest.NeedRoot(t)
 	if _, err := os.Stat("/lib/systemd/systemd"); err != nil {
@@ -51,11 +51,11 @@ func boot(t *testing.T) (context.Context, *lab.Lab, *machine.Machine) {
 			t.Error(err)
 		}
 	})
-	return ctx, l, m
+	return ctx, m
 }
 
 func TestMachine(t *testing.T) {
-	ctx, l, m := boot(t)
+	ctx, m := boot(t)
 	run := func(name string, args ...string) string {
 		t.Helper()
 		out, err := m.Run(ctx, name, args...)
@@ -124,11 +124,10 @@ ProtectSystem=strict
 	if out, err := m.Run(ctx, "true"); err == nil {
 		t.Errorf("a halted machine runs a program: %s", out)
 	}
-	_ = l
 }
 
 func TestRunError(t *testing.T) {
-	ctx, _, m := boot(t)
+	ctx, m := boot(t)
 	_, err := m.Run(ctx, "sh", "-c", "echo told >&2; exit 3")
 	if err == nil || !strings.Contains(err.Error(), "told") || !strings.Contains(err.Error(), "m1") {
 		t.Errorf("error %v, want the machine's name and what the program said", err)

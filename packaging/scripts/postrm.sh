@@ -1,0 +1,16 @@
+#!/bin/sh
+# After the files went. dpkg: remove, then purge if asked to; rpm: 0 for a
+# removal, 1 for an upgrade.
+set -e
+
+# The private copy of the subnet. rpm knows no purge and keeps it, as it keeps
+# changed settings.
+if [ "$1" = purge ]; then
+	rm -rf /var/lib/flanneld
+fi
+
+[ -d /run/systemd/system ] || exit 0 # no systemd, as in a chroot
+
+case "$1" in
+remove | 0) systemctl daemon-reload ;;
+esac
