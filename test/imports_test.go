@@ -29,7 +29,7 @@ var allowed = map[string][]string{
 	"backend/...":        {"backend", "subnet", "dataplane", "dataplane/..."},
 	"cmd/flanneld":       {"ipam", "subnet", "subnet/etcdv2", "backend", "backend/...", "dataplane", "dataplane/firewall", "dataplane/rtnl"},
 	"cmd/mk-docker-opts": {"subnet"},
-	"cmd/tweed":          {"subnet", "test/lab", "test/load", "test/embedetcd"},
+	"cmd/tweed":          {"ipam", "subnet", "subnet/etcdv2", "backend", "backend/...", "dataplane/...", "test/lab", "test/load", "test/embedetcd"},
 	"test/...":           {"subnet", "subnet/...", "test/..."},
 }
 

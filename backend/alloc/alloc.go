@@ -24,6 +24,9 @@ func Open(_ context.Context, u backend.Underlay, _ subnet.Config, _ *slog.Logger
 	return &Backend{under: u}, nil
 }
 
+// NewProfile never fails, and takes nothing of a host.
+func NewProfile(subnet.Config) (backend.Profile, error) { return backend.Profile{Type: Type}, nil }
+
 // Attrs has nothing but the public IP.
 func (b *Backend) Attrs() subnet.Attrs { return subnet.Attrs{PublicIP: b.under.PublicIP} }
 

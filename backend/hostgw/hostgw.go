@@ -30,12 +30,11 @@ type Backend struct {
 // Open checks that peers can use the address they learn as a gateway: it must
 // be that of the interface.
 func Open(ctx context.Context, u backend.Underlay, cfg subnet.Config, log *slog.Logger) (*Backend, error) {
-	if u.PublicIP != u.Addr {
-		return nil, fmt.Errorf("host-gw: public IP %s is not the address %s of %s, but peers need a gateway on their own link: leave out -public-ip, or choose the interface that has this address with -iface", u.PublicIP, u.Addr, u.Name)
+	if err := CheckUnderlay(u); err != nil {
+		return nil, err
 	}
-	// There are no options, but a Backend that is not an object is a mistake.
-	if err := cfg.DecodeBackend(&struct{}{}); err != nil {
-		return nil, fmt.Errorf("host-gw: %w", err)
+	if _, err := NewProfile(cfg); err != nil {
+		return nil, err
 	}
 	if err := ctx.Err(); err != nil {
 		return nil, err
@@ -50,6 +49,23 @@ func Open(ctx context.Context, u backend.Underlay, cfg subnet.Config, log *slog.
 		net:   cfg.Network,
 		peers: backend.Peers{Type: Type, Underlay: u, Log: log},
 	}, nil
+}
+
+// CheckUnderlay returns an error unless peers can use what they learn of u.
+func CheckUnderlay(u backend.Underlay) error {
+	if u.PublicIP == u.Addr {
+		return nil
+	}
+	return fmt.Errorf("host-gw: public IP %s is not the address %s of %s, but peers need a gateway on their own link: leave out -public-ip, or choose the interface that has this address with -iface", u.PublicIP, u.Addr, u.Name)
+}
+
+// NewProfile returns what the backend will take of a host, which is nothing.
+// There are no options, but a Backend that is not an object is a mistake.
+func NewProfile(cfg subnet.Config) (backend.Profile, error) {
+	if err := cfg.DecodeBackend(&struct{}{}); err != nil {
+		return backend.Profile{}, fmt.Errorf("host-gw: %w", err)
+	}
+	return backend.Profile{Type: Type}, nil
 }
 
 // Attrs needs no data: the public IP is the gateway.

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"strconv"
 
+	"tweed/backend"
 	"tweed/dataplane"
 	"tweed/subnet"
 )
@@ -19,6 +20,24 @@ type options struct {
 	port    uint16
 	offload bool
 	check   dataplane.SourceCheck
+}
+
+// NewProfile returns what the backend will take of a host. Errors are those of
+// the options.
+func NewProfile(cfg subnet.Config) (backend.Profile, error) {
+	o, err := parseOptions(cfg)
+	if err != nil {
+		return backend.Profile{}, fmt.Errorf("udp: %w", err)
+	}
+	return backend.Profile{
+		Type:     Type,
+		Keys:     []string{"Port", "Offload", "SourceCheck"},
+		Link:     tunName,
+		Port:     int(o.port),
+		Overhead: overhead,
+		MinMTU:   minMTU,
+		MaxMTU:   maxMTU,
+	}, nil
 }
 
 func parseOptions(cfg subnet.Config) (options, error) {

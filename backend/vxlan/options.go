@@ -1,12 +1,14 @@
 package vxlan
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"net/netip"
 	"strconv"
 
+	"tweed/backend"
 	"tweed/dataplane/rtnl"
 	"tweed/subnet"
 )
@@ -42,6 +44,25 @@ func parseOptions(cfg subnet.Config) (options, error) {
 			Want: "a UDP port from 1 to 65535, or 0 for the kernel's default, 8472"}
 	}
 	return o, nil
+}
+
+// NewProfile returns what the backend will take of a host. Errors are those of
+// the options.
+func NewProfile(cfg subnet.Config) (backend.Profile, error) {
+	o, err := parseOptions(cfg)
+	if err != nil {
+		return backend.Profile{}, fmt.Errorf("vxlan: %w", err)
+	}
+	return backend.Profile{
+		Type:     Type,
+		Keys:     []string{"VNI", "Port", "GBP", "DirectRouting"},
+		Link:     deviceName(o.VNI),
+		VNI:      o.VNI,
+		GBP:      o.GBP,
+		Port:     cmp.Or(o.Port, rtnl.VXLANPort),
+		Overhead: rtnl.VXLANOverhead,
+		MinMTU:   minMTU,
+	}, nil
 }
 
 // peer is a lease that the device can serve.

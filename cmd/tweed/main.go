@@ -1,5 +1,6 @@
-// tweed is the operator's tool of Tweed. `tweed demo` shows a whole overlay
-// network on one machine, `tweed bench` measures one.
+// tweed is the operator's tool of Tweed. `tweed check` says what flanneld
+// would meet on a host, `tweed demo` shows a whole overlay network on one
+// machine, `tweed bench` measures one.
 //
 // Exit status: 0 when all went well, 1 when something failed, 2 for wrong
 // usage, 130 when a signal cut it short.
@@ -30,10 +31,12 @@ var version string
 const usage = `tweed is the tool beside flanneld, the overlay network daemon.
 
 Usage:
+  tweed check [flags] [CONFIGFILE | -]
+                          say what flanneld would meet on this host
   tweed demo [flags]      run a whole overlay network on this machine and show it
   tweed bench [flags]     measure how fast one is, in ratio to the kernel's VXLAN
   tweed version           print the version
-  tweed help [COMMAND]    print this text, or that of demo or bench
+  tweed help [COMMAND]    print this text, or that of check, demo or bench
 
 Exit status: 0 all went well, 1 something failed, 2 wrong usage,
 130 interrupted by a signal.
@@ -56,6 +59,8 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		return exitUsage
 	}
 	switch command, rest := args[0], args[1:]; command {
+	case "check":
+		return check(ctx, rest, os.Environ(), os.Stdin, stdout, stderr)
 	case "demo":
 		return demo(ctx, rest, stdout, stderr)
 	case "bench":
@@ -65,7 +70,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	case "help", "-h", "-help", "--help":
 		return help(rest, stdout, stderr)
 	default:
-		fmt.Fprintf(stderr, "tweed: unknown command %q: want demo, bench, version or help\n", command)
+		fmt.Fprintf(stderr, "tweed: unknown command %q: want check, demo, bench, version or help\n", command)
 		return exitUsage
 	}
 	return exitOK
@@ -75,12 +80,14 @@ func help(args []string, stdout, stderr io.Writer) int {
 	switch topic := strings.Join(args, " "); topic {
 	case "":
 		fmt.Fprint(stdout, usage)
+	case "check":
+		fmt.Fprint(stdout, checkUsage)
 	case "demo":
 		fmt.Fprint(stdout, demoUsage)
 	case "bench":
 		fmt.Fprint(stdout, benchUsage)
 	default:
-		fmt.Fprintf(stderr, "tweed help: no text about %q: want demo, bench, or nothing\n", topic)
+		fmt.Fprintf(stderr, "tweed help: no text about %q: want check, demo, bench, or nothing\n", topic)
 		return exitUsage
 	}
 	return exitOK

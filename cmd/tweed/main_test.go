@@ -103,7 +103,7 @@ func TestCommands(t *testing.T) {
 		{"help bench", exitOK, "-variants LIST", ""},
 		{"help demo demo", exitUsage, "", `"demo demo"`},
 		{"version", exitOK, versionText() + "\n", ""},
-		{"dmeo", exitUsage, "", `unknown command "dmeo": want demo`},
+		{"dmeo", exitUsage, "", `unknown command "dmeo": want check, demo`},
 		{"-backend vxlan", exitUsage, "", `unknown command "-backend"`},
 		{"demo -h", exitOK, "Examples:", ""},
 		{"demo -help", exitOK, "Examples:", ""},

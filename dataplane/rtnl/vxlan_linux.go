@@ -19,6 +19,11 @@ import (
 // MTU of the interface below.
 const VXLANOverhead = 20 + 8 + 8 + 14
 
+// VXLANPort is the UDP port of devices that ask for none, unless the module's
+// parameter udp_port says otherwise (drivers/net/vxlan/vxlan_core.c). It is
+// older than the 4789 of RFC 7348.
+const VXLANPort = 8472
+
 // MaxLinkName is the length of the longest name of an interface in bytes
 // (IFNAMSIZ of linux/if.h, less the closing zero).
 const MaxLinkName = unix.IFNAMSIZ - 1
