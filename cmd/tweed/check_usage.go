@@ -29,7 +29,7 @@ Examples:
   tweed check -etcd-endpoints=http://192.0.2.10:2379
   tweed check new-config.json
   echo '{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan"}}' | tweed check -
-  . /etc/default/flanneld; tweed check $FLANNEL_OPTIONS
+  (set -a; . /etc/default/flanneld; tweed check $FLANNEL_OPTIONS)
   tweed check -o json | jq -r '.checks[] | select(.result=="failure") | .found'
 
 Exit status: 0 no failure, though there may be warnings; 1 a failure; 2 wrong
