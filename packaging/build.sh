@@ -2,6 +2,8 @@
 # is, from when, and how to compile a program.
 # shellcheck shell=sh
 
+export LC_ALL=C # ranges such as A-Z, and the order of lists
+
 die() {
 	echo "${0##*/}: $*" >&2
 	exit 1
@@ -60,9 +62,24 @@ known_arch() {
 	done
 }
 
-# compile ARCH PROGRAM FILE
+# pin_go keeps out of the programs what the builder has set for others. The values
+# are Go's defaults, not empty ones, which a setting by go env -w would win against;
+# only a GOEXPERIMENT from there gets through. Where modules come from (GOPROXY,
+# -mod) and which Go it is (GOTOOLCHAIN) stay the builder's choice.
+pin_go() {
+	flags=-buildvcs=false
+	for flag in $(go env GOFLAGS); do
+		case $flag in
+		-mod=* | -modcacherw | -p=*) flags="$flags $flag" ;;
+		esac
+	done
+	export GOFLAGS="$flags" GOWORK=off GOEXPERIMENT='' GOFIPS140=off GO386=sse2 GOAMD64=v1 GOARM=7 \
+		GOARM64=v8.0 GOMIPS=hardfloat GOMIPS64=hardfloat GOPPC64=power8 GORISCV64=rva20u64
+}
+
+# compile ARCH PROGRAM FILE, after find_version and pin_go
 compile() {
-	CGO_ENABLED=0 GOOS=linux GOARCH=$1 go build -trimpath -buildvcs=false \
+	CGO_ENABLED=0 GOOS=linux GOARCH=$1 go build -trimpath \
 		-ldflags "-s -w -X main.version=$VERSION" -o "$3" "./cmd/$2" ||
 		die "cannot build $2 for $1"
 }

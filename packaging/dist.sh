@@ -1,7 +1,7 @@
 #!/bin/sh
 # Makes what is published, in dist/: for each architecture of ARCHES a tarball, a
-# .deb and a .rpm, and SHA256SUMS of them all. From the same sources, VERSION and
-# Go it makes the same bytes, wherever and whenever it runs.
+# .deb and a .rpm, and SHA256SUMS of them all. From the same sources and VERSION
+# the same Go and gzip make the same bytes, wherever and whenever it runs.
 #
 #   VERSION            default: git describe
 #   ARCHES             as Go names them, separated by blanks
@@ -63,7 +63,7 @@ pack() {
 
 	NFPM_VERSION=$(package_version)
 	NFPM_ARCH=$1
-	[ "$1" != arm ] || NFPM_ARCH=arm$(GOARCH=arm go env GOARM | cut -d, -f1) # armhf and armv7hl for 7
+	[ "$1" != arm ] || NFPM_ARCH=arm7 # armhf and armv7hl, see pin_go
 	export NFPM_VERSION NFPM_ARCH
 	for format in deb rpm; do
 		(cd "$work/$1" && "$nfpm" package --config "$config" --packager $format --target "$out" >"$work/log" 2>&1) ||
@@ -75,14 +75,17 @@ for tool in gzip install sha256sum tar; do
 	command -v $tool >/dev/null || die "$tool is missing: install it first"
 done
 find_version
+pin_go
 # shellcheck disable=SC2086 # a list
 known_arch $ARCHES
 config=$PWD/packaging/nfpm.yaml
 nfpm=$(go tool -modfile=packaging/tools.mod -n nfpm) || die "cannot build nfpm"
-work=$(mktemp -d)
+# All is made beside its place, so that the old files go and the new ones come
+# when nothing can fail any more, and by renaming only.
+mkdir -p dist
+work=$(mktemp -d "$PWD/dist/.new-XXXXXX")
 trap 'rm -rf "$work"' EXIT
-trap 'exit 1' HUP INT TERM
-# A new folder replaces the old one when all is well: never half of each.
+trap 'exit 1' HUP INT TERM # dash leaves at a signal without EXIT
 out=$work/out
 mkdir "$out"
 for arch in $ARCHES; do
@@ -92,7 +95,8 @@ for arch in $ARCHES; do
 	rm -rf "${work:?}/$arch" "$work/$arch.tar"
 done
 (cd "$out" && sha256sum -- * >SHA256SUMS)
-mkdir -p dist
-rm -f dist/*.tar.gz dist/*.deb dist/*.rpm dist/SHA256SUMS
-cp "$out"/* dist/
+trap '' HUP INT TERM # for the few renames; with SHA256SUMS it is complete
+rm -f dist/SHA256SUMS dist/*.tar.gz dist/*.deb dist/*.rpm
+mv "$out"/*.tar.gz "$out"/*.deb "$out"/*.rpm dist/
+mv "$out/SHA256SUMS" dist/
 (cd dist && ls -l -- *.tar.gz *.deb *.rpm SHA256SUMS)

@@ -15,6 +15,7 @@ cd "$(dirname "$0")/.."
 . packaging/build.sh
 
 find_version
+pin_go
 ARCH=${ARCH:-$(go env GOARCH)}
 known_arch "$ARCH"
 mkdir -p dist/image

@@ -46,17 +46,18 @@ apt-get -qq update
 policy=/usr/sbin/policy-rc.d
 if [ ! -e $policy ]; then
 	trap 'rm -f $policy' EXIT
+	trap 'exit 1' HUP INT TERM
 	printf '#!/bin/sh\nexit 101\n' >$policy
 	chmod 755 $policy
 fi
+fresh=
+for unit in etcd.service docker.service docker.socket containerd.service; do
+	[ -e /lib/systemd/system/$unit ] || fresh="$fresh $unit"
+done
 # shellcheck disable=SC2086 # a list of packages
 apt-get -qq install -y --no-install-recommends $missing >/dev/null
-for package in $missing; do
-	case $package in
-	etcd-server) units="etcd.service" ;;
-	docker.io) units="docker.service docker.socket containerd.service" ;;
-	*) continue ;;
-	esac
-	# shellcheck disable=SC2086 # a list of units
-	if command -v systemctl >/dev/null 2>&1; then systemctl --no-reload disable $units >/dev/null 2>&1 || :; fi
+for unit in $fresh; do
+	if [ -e "/lib/systemd/system/$unit" ] && command -v systemctl >/dev/null 2>&1; then
+		systemctl --no-reload disable "$unit" >/dev/null 2>&1 || :
+	fi
 done

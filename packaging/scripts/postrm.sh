@@ -11,6 +11,7 @@ fi
 
 [ -d /run/systemd/system ] || exit 0 # no systemd, as in a chroot
 
+# A systemctl that fails is told, no more, as in prerm.
 case "$1" in
-remove | 0) systemctl daemon-reload ;;
+remove | 0) systemctl daemon-reload || echo "tweed: systemctl daemon-reload has failed: run it again" >&2 ;;
 esac

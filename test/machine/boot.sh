@@ -5,7 +5,6 @@
 #   NAME   host name
 #   DIR    empty directory for the root file system
 #   SHARE  directory that is the same file system inside and outside
-#   CGROUP path of the machine's cgroup, as the outside sees it
 set -eu
 root=$DIR/root
 mount --make-rprivate /
@@ -90,6 +89,6 @@ mount --bind "$SHARE" ".$SHARE"
 pivot_root . .old
 umount -l /.old
 rmdir /.old
-unset NAME DIR SHARE CGROUP
+unset NAME DIR SHARE
 export container=machine PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 exec /lib/systemd/systemd --system --unit=node.target --log-target=console --show-status=false </dev/null

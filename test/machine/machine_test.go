@@ -34,8 +34,10 @@ func boot(t *testing.T) (context.Context, *machine.Machine) {
 		if left := lab.Leftovers(l.ID(), l.Dir()); len(left) > 0 {
 			t.Errorf("left over: %v", left)
 		}
-		if left, _ := filepath.Glob("/sys/fs/cgroup/*/" + l.ID() + "*"); len(left) > 0 {
-			t.Errorf("left over: %v", left)
+		for _, where := range []string{"/sys/fs/cgroup/", "/sys/fs/cgroup/*/"} { // version 2 alone, and 1
+			if left, _ := filepath.Glob(where + l.ID() + "*"); len(left) > 0 {
+				t.Errorf("left over: %v", left)
+			}
 		}
 	})
 	h, err := l.AddHost(ctx, "m1")

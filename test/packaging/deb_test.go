@@ -33,6 +33,7 @@ func testDeb(t *testing.T, deb, next string) {
 
 	t.Run("life", func(t *testing.T) {
 		r := newDebRoot(t)
+		r.enable(t) // another flanneld, whose unit this package overwrites
 		if out := r.dpkg(t, "-i", deb); !strings.Contains(out, hint) {
 			t.Errorf("the first installation does not say how to go on:\n%s", out)
 		}
@@ -57,6 +58,14 @@ func testDeb(t *testing.T, deb, next string) {
 		if !exists(r.path(state, "subnet.json")) {
 			t.Error("the subnet was forgotten with a mere removal")
 		}
+
+		// For dpkg this is an upgrade; for the operator it is a new start.
+		if out := r.dpkg(t, "-i", next); !strings.Contains(out, hint) {
+			t.Errorf("the installation after a removal does not say how to go on:\n%s", out)
+		}
+		r.wantCalls(t, "install again", atInstall...)
+		r.dpkg(t, "-r", "tweed")
+		r.wantCalls(t, "remove again", atRemove...)
 
 		r.dpkg(t, "-P", "tweed")
 		r.wantCalls(t, "purge")
@@ -91,11 +100,63 @@ func testDeb(t *testing.T, deb, next string) {
 	})
 	t.Run("unit of the operator", func(t *testing.T) {
 		r := newDebRoot(t)
-		write(t, r.path("etc/systemd/system/flanneld.service"), "[Service]\n", 0o644)
-		r.dpkg(t, "-i", deb)
-		r.wantCalls(t, "install", atInstall...)
+		r.ownUnit(t)
+		for _, file := range []string{deb, next} {
+			if out := r.dpkg(t, "-i", file); !strings.Contains(out, hidden) || strings.Contains(out, hint) {
+				t.Errorf("the package does not say whose unit is in use:\n%s", out)
+			}
+			r.wantCalls(t, "installation of "+file, atInstall...) // theirs is not restarted
+		}
 		r.dpkg(t, "-r", "tweed")
-		r.wantCalls(t, "remove", "daemon-reload") // theirs is not stopped
+		r.wantCalls(t, "remove", "daemon-reload") // nor stopped
+	})
+	t.Run("in use", func(t *testing.T) {
+		for _, c := range []struct {
+			enabled bool
+			active  string
+			calls   []string
+		}{
+			{false, "inactive", atInstall},
+			{false, "failed", atInstall},
+			{false, "active", atUpgrade},
+			{false, "activating", atUpgrade}, // waits for etcd
+			{true, "inactive", atUpgrade},
+		} {
+			r := newDebRoot(t)
+			r.dpkg(t, "-i", deb)
+			r.wantCalls(t, "install", atInstall...)
+			if c.enabled {
+				write(t, r.path("enabled"), "", 0o644)
+			}
+			write(t, r.path("active"), c.active+"\n", 0o644)
+			out := r.dpkg(t, "-i", next)
+			if got, want := strings.Contains(out, hint), len(c.calls) == len(atInstall); got != want {
+				t.Errorf("upgrade, enabled %v, %s: the hint is there: %v, want %v:\n%s", c.enabled, c.active, got, want, out)
+			}
+			r.wantCalls(t, "upgrade of one that is "+c.active, c.calls...)
+		}
+	})
+	t.Run("systemctl fails", func(t *testing.T) {
+		r := newDebRoot(t)
+		write(t, r.path("broken"), "", 0o644)
+		for _, step := range []struct {
+			args  []string
+			calls []string
+		}{
+			{[]string{"-i", deb}, atInstall},
+			{[]string{"-i", next}, atUpgrade},
+			{[]string{"-r", "tweed"}, atRemove},
+			{[]string{"-P", "tweed"}, nil},
+		} {
+			args := append([]string{"-c", `exec "$@" 2>&1 >/dev/null`, "sh", "dpkg", "--root=" + string(r)}, step.args...)
+			stderr := command{}.must(t, "sh", args...)
+			if got := strings.Count(stderr, failed); got != len(step.calls) {
+				t.Errorf("dpkg %s tells %d failures, want %d:\n%s", step.args, got, len(step.calls), stderr)
+			}
+			r.wantCalls(t, step.args[0], step.calls...)
+			r.enable(t)
+		}
+		r.wantRemoved(t)
 	})
 	t.Run("replaces flannel", func(t *testing.T) {
 		r := newDebRoot(t)

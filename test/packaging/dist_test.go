@@ -50,8 +50,8 @@ func rpmFile(arch string) string {
 func tarFile(arch string) string { return "tweed-" + version + "-linux-" + arch + ".tar.gz" }
 
 // TestDist makes everything from copies of the sources in two folders with other
-// names, times and umasks, and looks at what came out. To save time, only the
-// programs are made a second time for the foreign architecture.
+// names, times, umasks and settings of Go, and looks at what came out. To save
+// time, only the programs are made a second time for the foreign architecture.
 func TestDist(t *testing.T) {
 	need(t, "dpkg-deb", "gzip", "sha256sum", "tar")
 	src := [2]string{copySources(t, t.TempDir()), copySources(t, filepath.Join(t.TempDir(), "elsewhere"))}
@@ -63,6 +63,10 @@ func TestDist(t *testing.T) {
 	} {
 		wg.Go(func() {
 			env := []string{"VERSION=" + version, fmt.Sprint("SOURCE_DATE_EPOCH=", epoch)}
+			if i == 1 {
+				env = append(env, "GOAMD64=v3", "GOARM64=v9.0", "GOFLAGS=-tags=other -p=2", "GOEXPERIMENT=arenas",
+					"GOFIPS140=latest", "GOWORK=/nonexistent/go.work", "TZ=Asia/Tokyo", "LC_ALL=C.UTF-8")
+			}
 			out, code := command{src[i], env}.run(t, "sh", "-c", script)
 			if code != 0 {
 				t.Errorf("dist.sh in %s: exit status %d:\n%s", src[i], code, out)

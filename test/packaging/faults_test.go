@@ -42,6 +42,47 @@ func TestDistFaults(t *testing.T) {
 	}
 }
 
+// TestDistInterrupted has a signal, and a fault, arrive when one architecture of
+// two is done: dist/ stays as it was, without what was made so far.
+func TestDistInterrupted(t *testing.T) {
+	need(t, "gzip", "sha256sum", "tar")
+	// In place of go: its programs are empty, and its nfpm makes empty packages.
+	const program = `#!/bin/sh
+case "$*" in
+*list*) printf 'linux/amd64\nlinux/arm64\n' ;;
+*nfpm*) echo fakenfpm ;;
+env*) ;;
+*)
+	while [ "$1" != -o ]; do shift; done
+	: >"$2"
+	[ "$GOARCH" = amd64 ] || `
+	for _, c := range []struct {
+		name, then, want string
+	}{
+		{"INT", "kill -INT $PPID", ""},
+		{"TERM", "kill -TERM $PPID", ""},
+		{"HUP", "kill -HUP $PPID", ""},
+		{"fault", "exit 1", "dist.sh: cannot build flanneld for arm64"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			src, bin := copySources(t, t.TempDir()), t.TempDir()
+			write(t, filepath.Join(src, "dist/old.deb"), "old", 0o644)
+			write(t, filepath.Join(bin, "go"), program+c.then+" ;;\nesac\n", 0o755)
+			write(t, filepath.Join(bin, "fakenfpm"), "#!/bin/sh\nfor dir; do :; done\n: >$dir/$NFPM_ARCH.$5\n", 0o755)
+			env := []string{"PATH=" + bin + ":" + os.Getenv("PATH"), "VERSION=v1.2.3", "SOURCE_DATE_EPOCH=1700000000"}
+			script := filepath.Join(src, "packaging/dist.sh")
+			out, code := command{src, append(env, "ARCHES=amd64 arm64")}.run(t, script)
+			if code != 1 || !strings.Contains(out, c.want) || !strings.Contains(out, "for arm64") {
+				t.Errorf("exit status %d, want 1 while it works for arm64; it said:\n%s", code, out)
+			}
+			wantFiles(t, filepath.Join(src, "dist"), []string{"old.deb"})
+
+			command{src, append(env, "ARCHES=amd64")}.must(t, script)
+			wantFiles(t, filepath.Join(src, "dist"), []string{"SHA256SUMS", "amd64.deb", "amd64.rpm", "tweed-v1.2.3-linux-amd64.tar.gz"})
+		})
+	}
+}
+
 // pathWithout returns a PATH with what dist.sh uses but one program.
 func pathWithout(t *testing.T, missing string) string {
 	t.Helper()

@@ -11,9 +11,22 @@ import (
 )
 
 // A root is a folder that dpkg and rpm install into instead of this host. The
-// packages' scripts run in it by chroot, with a busybox as their shell and a
-// systemctl that writes down how it is called.
+// packages' scripts run in it by chroot, with a busybox as their shell.
 type root string
+
+// systemctl writes down how it is called to change something. The file enabled
+// stands for flanneld's links, active holds its state, and broken makes it fail.
+const systemctl = `#!/bin/sh
+case "$*" in
+*is-enabled*) [ -e /enabled ]; exit ;;
+*is-active*) [ -e /active ] && read -r state </active && echo "$state"; exit ;;
+esac
+echo "systemctl $*" >>/calls
+[ ! -e /broken ] || exit 1
+case "$*" in
+*disable*) rm -f /enabled /active ;;
+esac
+`
 
 func newRoot(t *testing.T) root {
 	t.Helper()
@@ -30,7 +43,8 @@ func newRoot(t *testing.T) root {
 			t.Fatal(err)
 		}
 	}
-	write(t, r.path("bin/systemctl"), "#!/bin/sh\necho \"systemctl $*\" >>/calls\n", 0o755)
+	write(t, r.path("bin/systemctl"), systemctl, 0o755)
+	write(t, r.path("dev/null"), "", 0o666) // good enough for scripts
 	write(t, r.path("calls"), "", 0o644)
 	r.runSystemd(t, true)
 	return r
@@ -54,6 +68,20 @@ func (r root) runSystemd(t *testing.T, yes bool) {
 	}
 }
 
+// enable does what the hint of the first installation says.
+func (r root) enable(t *testing.T) {
+	t.Helper()
+	write(t, r.path("enabled"), "", 0o644)
+	write(t, r.path("active"), "active\n", 0o644)
+}
+
+// ownUnit makes a unit of the operator's own, enabled and running.
+func (r root) ownUnit(t *testing.T) {
+	t.Helper()
+	write(t, r.path("etc/systemd/system/flanneld.service"), "[Service]\n", 0o644)
+	r.enable(t)
+}
+
 // wantCalls compares what systemctl was told since the last time.
 func (r root) wantCalls(t *testing.T, when string, want ...string) {
 	t.Helper()
@@ -72,7 +100,12 @@ var (
 	atRemove  = []string{"--no-reload disable --now flanneld.service", "daemon-reload"}
 )
 
-const hint = "systemctl enable --now flanneld"
+// What the packages' scripts say.
+const (
+	hint   = "systemctl enable --now flanneld"
+	hidden = "/etc/systemd/system/flanneld.service hides the unit of this package"
+	failed = "tweed: systemctl "
+)
 
 // installed are files of the package, with their modes.
 var installed = map[string]os.FileMode{

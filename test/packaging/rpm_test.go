@@ -1,6 +1,7 @@
 package packaging
 
 import (
+	"slices"
 	"strings"
 	"testing"
 )
@@ -19,6 +20,7 @@ func testRPM(t *testing.T, rpm, next string) {
 
 	t.Run("life", func(t *testing.T) {
 		r := newRoot(t)
+		r.enable(t) // another flanneld, whose unit this package overwrites
 		if out := r.rpm(t, "--force-debian", "-i", rpm); !strings.Contains(out, hint) {
 			t.Errorf("the first installation does not say how to go on:\n%s", out)
 		}
@@ -28,7 +30,9 @@ func testRPM(t *testing.T, rpm, next string) {
 		const edited = "FLANNEL_OPTIONS=\"-ip-masq\"\n"
 		write(t, r.path(settings), edited, 0o600)
 		write(t, r.path(state, "subnet.json"), "{}", 0o600)
-		r.rpm(t, "--force-debian", "-U", next)
+		if out := r.rpm(t, "--force-debian", "-U", next); strings.Contains(out, hint) {
+			t.Errorf("the upgrade tells to enable what is running:\n%s", out)
+		}
 		r.wantCalls(t, "upgrade", atUpgrade...)
 		wantEqual(t, "flanneld after the upgrade", read(t, r.path("usr/bin/flanneld")), "9.0.0\n")
 		wantEqual(t, "settings after the upgrade", read(t, r.path(settings)), edited)
@@ -40,6 +44,35 @@ func testRPM(t *testing.T, rpm, next string) {
 		if !exists(r.path(state, "subnet.json")) {
 			t.Error("the subnet was forgotten")
 		}
+	})
+	t.Run("unit of the operator", func(t *testing.T) {
+		r := newRoot(t)
+		r.ownUnit(t)
+		r.rpm(t, "--force-debian", "-i", rpm)
+		r.rpm(t, "--force-debian", "-U", next)
+		r.wantCalls(t, "installation and upgrade", slices.Concat(atInstall, atInstall)...)
+		r.rpm(t, "-e", "tweed")
+		r.wantCalls(t, "erase", "daemon-reload")
+	})
+	t.Run("systemctl fails", func(t *testing.T) {
+		r := newRoot(t)
+		write(t, r.path("broken"), "", 0o644)
+		r.enable(t)
+		for _, step := range []struct {
+			args  []string
+			calls []string
+		}{
+			{[]string{"--force-debian", "-i", rpm}, atInstall},
+			{[]string{"--force-debian", "-U", next}, atUpgrade},
+			{[]string{"-e", "tweed"}, atRemove},
+		} {
+			out := r.rpm(t, step.args...)
+			if got := strings.Count(out, failed); got != len(step.calls) {
+				t.Errorf("rpm %s tells %d failures, want %d:\n%s", step.args, got, len(step.calls), out)
+			}
+			r.wantCalls(t, strings.Join(step.args, " "), step.calls...)
+		}
+		r.wantRemoved(t)
 	})
 	t.Run("without systemd", func(t *testing.T) {
 		r := newRoot(t)
