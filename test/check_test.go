@@ -1,13 +1,11 @@
 package test
 
 import (
-	"bytes"
 	"encoding/json"
 	"fmt"
 	"net/netip"
 	"os"
 	"os/exec"
-	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -207,27 +205,34 @@ func TestCheckTaken(t *testing.T) {
 	r.want(t, "config", "skipped", "endpoint")
 }
 
-// TestCheckKnowsAllFlags: `tweed check $FLANNEL_OPTIONS` works as it stands.
-func TestCheckKnowsAllFlags(t *testing.T) {
-	help := exec.Command(binary(t, "flanneld"), "-h")
-	var text bytes.Buffer
-	help.Stderr = &text
-	if err := help.Run(); err != nil {
-		t.Fatal(err)
-	}
-	flags := regexp.MustCompile(`(?m)^  -(\S+)( \S+)?`).FindAllStringSubmatch(text.String(), -1)
-	if len(flags) < 30 {
-		t.Fatalf("flanneld -h shows %d flags:\n%s", len(flags), &text)
-	}
-	for _, f := range flags {
-		args := []string{"check", "-timeout=1s", "-o=xml", "-" + f[1]}
-		if f[2] != "" {
-			args = append(args, "1")
+// TestCheckRefusesLikeFlanneld: what the daemon ends for at once, before it
+// looks at anything, is a failure of the check, with the same words.
+func TestCheckRefusesLikeFlanneld(t *testing.T) {
+	file := t.TempDir() + "/flanneld"
+	for _, options := range []string{
+		"-kube-api-url=http://192.0.2.1", "-net-config-path=/x", "-set-node-network-unavailable=false", "-public-ipv6=fd00::1", "-etcd-endpoints=,",
+		"-etcd-certfile=c", "-subnet-lease-renew-margin=0", "-iptables-resync=-1", "-healthz-port=65536",
+		"-vmodule=a", "-log_backtrace_at=a", "-ip-mask", "-iface", "-v=x",
+	} {
+		said, err := exec.Command(binary(t, "flanneld"), options).CombinedOutput()
+		lines := strings.Split(strings.TrimSpace(string(said)), "\n")
+		_, why, found := strings.Cut(lines[len(lines)-1], "] ")
+		if !found {
+			_, why, found = strings.Cut(lines[len(lines)-1], "flanneld: ")
 		}
-		out, err := exec.Command(binary(t, "tweed"), args...).CombinedOutput()
-		// The flags are fine if what is told is that -o is wrong.
-		if err == nil || !strings.Contains(string(out), `-o "xml"`) {
-			t.Errorf("tweed %q: %v, %s", args, err, out)
+		if usage := strings.HasPrefix(string(said), "Usage: "); !found || (err == nil) != usage {
+			t.Fatalf("flanneld %s: %v: %s", options, err, said)
 		}
+		if err := os.WriteFile(file, []byte("FLANNEL_OPTIONS='"+options+"'\n"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		cmd := exec.Command(binary(t, "tweed"), "check", "-o=json", "-timeout=1s", "-env-file="+file, "-")
+		cmd.Stdin = strings.NewReader(config(`"vxlan"`))
+		out, err := cmd.Output()
+		var r checkReport
+		if jsonErr := json.Unmarshal(out, &r); jsonErr != nil || err == nil {
+			t.Fatalf("tweed check with %s: %v, %v: %s", options, err, jsonErr, out)
+		}
+		r.want(t, "flags", "failure", why)
 	}
 }

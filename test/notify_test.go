@@ -84,6 +84,24 @@ func TestNotify(t *testing.T) {
 	}
 }
 
+// TestNotifyStoppingIsLast has a daemon that cannot end, because its subnet file
+// is a FIFO that nobody writes to: it gives up after 5 s, and until then systemd
+// hears no more of its state, which it had not been told yet.
+func TestNotifyStoppingIsLast(t *testing.T) {
+	t.Parallel()
+	c := newLab(t, lab.Options{})
+	n := c.addHost()
+	c.must(syscall.Mkfifo(n.Path("subnet.env"), 0o600))
+	n.launch()
+	n.wantLog("Using interface with name eth0")
+	c.must(n.daemon.Signal(syscall.SIGTERM))
+	n.wantExit(1)
+	n.wantLog("Waiting for all goroutines to exit", "still busy 5s after the signal, exiting anyway")
+	if all := n.daemon.Notified(); len(all) == 0 || all[len(all)-1] != "STOPPING=1\nSTATUS=stopping" {
+		t.Errorf("systemd was told %q, want STOPPING=1 at last", all)
+	}
+}
+
 // TestWatchdog has the daemon ping, also while etcd is down, and not while it
 // is stuck: its main loop in a write to a log that nobody reads.
 func TestWatchdog(t *testing.T) {

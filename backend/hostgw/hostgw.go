@@ -62,10 +62,11 @@ func CheckUnderlay(u backend.Underlay) error {
 // NewProfile returns what the backend will take of a host, which is nothing.
 // There are no options, but a Backend that is not an object is a mistake.
 func NewProfile(cfg subnet.Config) (backend.Profile, error) {
+	p := backend.Profile{Type: Type, Published: Type}
 	if err := cfg.DecodeBackend(&struct{}{}); err != nil {
-		return backend.Profile{}, fmt.Errorf("host-gw: %w", err)
+		return p, fmt.Errorf("host-gw: %w", err)
 	}
-	return backend.Profile{Type: Type}, nil
+	return p, nil
 }
 
 // Attrs needs no data: the public IP is the gateway.

@@ -25,19 +25,14 @@ type options struct {
 // NewProfile returns what the backend will take of a host. Errors are those of
 // the options.
 func NewProfile(cfg subnet.Config) (backend.Profile, error) {
+	p := backend.Profile{Type: Type, Keys: []string{"Port", "Offload", "SourceCheck"}}
 	o, err := parseOptions(cfg)
 	if err != nil {
-		return backend.Profile{}, fmt.Errorf("udp: %w", err)
+		return p, fmt.Errorf("udp: %w", err)
 	}
-	return backend.Profile{
-		Type:     Type,
-		Keys:     []string{"Port", "Offload", "SourceCheck"},
-		Link:     tunName,
-		Port:     int(o.port),
-		Overhead: overhead,
-		MinMTU:   minMTU,
-		MaxMTU:   maxMTU,
-	}, nil
+	p.Link, p.Port = tunName, int(o.port)
+	p.Overhead, p.MinMTU, p.MaxMTU = overhead, minMTU, maxMTU
+	return p, nil
 }
 
 func parseOptions(cfg subnet.Config) (options, error) {

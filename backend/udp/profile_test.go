@@ -23,8 +23,8 @@ func TestNewProfile(t *testing.T) {
 		t.Errorf("MTU %d, %v", mtu, err)
 	}
 	for _, key := range p.Keys { // all of them are read
-		if _, err := NewProfile(parse(fmt.Sprintf(`,%q:[]`, key))); err == nil {
-			t.Errorf("%s: [] is no error", key)
+		if bad, err := NewProfile(parse(fmt.Sprintf(`,%q:[]`, key))); err == nil || len(bad.Keys) != len(p.Keys) || bad.Type != Type {
+			t.Errorf("%s: [] is %+v, %v, want an error, and type and keys", key, bad, err)
 		}
 	}
 }

@@ -49,20 +49,15 @@ func parseOptions(cfg subnet.Config) (options, error) {
 // NewProfile returns what the backend will take of a host. Errors are those of
 // the options.
 func NewProfile(cfg subnet.Config) (backend.Profile, error) {
+	p := backend.Profile{Type: Type, Published: Type, Keys: []string{"VNI", "Port", "GBP", "DirectRouting"}}
 	o, err := parseOptions(cfg)
 	if err != nil {
-		return backend.Profile{}, fmt.Errorf("vxlan: %w", err)
+		return p, fmt.Errorf("vxlan: %w", err)
 	}
-	return backend.Profile{
-		Type:     Type,
-		Keys:     []string{"VNI", "Port", "GBP", "DirectRouting"},
-		Link:     deviceName(o.VNI),
-		VNI:      o.VNI,
-		GBP:      o.GBP,
-		Port:     cmp.Or(o.Port, rtnl.VXLANPort),
-		Overhead: rtnl.VXLANOverhead,
-		MinMTU:   minMTU,
-	}, nil
+	p.Link, p.VNI, p.GBP = deviceName(o.VNI), o.VNI, o.GBP
+	p.Port = cmp.Or(o.Port, rtnl.VXLANPort)
+	p.Overhead, p.MinMTU = rtnl.VXLANOverhead, minMTU
+	return p, nil
 }
 
 // peer is a lease that the device can serve.

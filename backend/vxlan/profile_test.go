@@ -25,6 +25,9 @@ func TestNewProfile(t *testing.T) {
 			t.Fatalf("%s: %v", backend, err)
 		}
 		if want == "" {
+			if p.Type != Type || len(p.Keys) != 4 || p.Published != Type {
+				t.Errorf("%s: %+v, want type and keys", backend, p)
+			}
 			continue
 		}
 		if got := fmtProfile(p); got != want {

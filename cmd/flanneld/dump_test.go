@@ -12,13 +12,14 @@ import (
 	"time"
 
 	"tweed/backend/udp"
+	"tweed/cmd/flanneld/flags"
 	"tweed/dataplane"
 )
 
 // loggedNode returns a node and its log, to be read when nobody writes it.
 func loggedNode() (*node, *bytes.Buffer) {
 	var b bytes.Buffer
-	return newNode(options{}, slog.New(newGlogHandler(&b, logOptions{}))), &b
+	return newNode(flags.Options{}, slog.New(newGlogHandler(&b, flags.LogOptions{}))), &b
 }
 
 func TestDumpLines(t *testing.T) {

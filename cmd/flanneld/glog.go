@@ -14,6 +14,8 @@ import (
 	"sync"
 	"time"
 	"unicode"
+
+	"tweed/cmd/flanneld/flags"
 )
 
 // A glogHandler writes each record as one line in the form of glog, which
@@ -34,7 +36,7 @@ type glogHandler struct {
 
 // glogOutput is what all handlers derived from one share.
 type glogOutput struct {
-	logOptions
+	flags.LogOptions
 	pid int
 
 	mu   sync.Mutex // guards what follows, and keeps lines whole
@@ -42,13 +44,13 @@ type glogOutput struct {
 	gate floodGate
 }
 
-func newGlogHandler(w io.Writer, o logOptions) slog.Handler {
-	return &glogHandler{out: &glogOutput{logOptions: o, pid: os.Getpid(), w: w}}
+func newGlogHandler(w io.Writer, o flags.LogOptions) slog.Handler {
+	return &glogHandler{out: &glogOutput{LogOptions: o, pid: os.Getpid(), w: w}}
 }
 
 // Enabled cannot know the file yet, so it lets pass what any file may log.
 func (h *glogHandler) Enabled(_ context.Context, l slog.Level) bool {
-	return verbosityOf(l) <= h.out.mostVerbose()
+	return verbosityOf(l) <= h.out.MostVerbose()
 }
 
 func (h *glogHandler) WithAttrs(attrs []slog.Attr) slog.Handler {
@@ -67,7 +69,7 @@ func (h *glogHandler) WithGroup(name string) slog.Handler {
 
 func (h *glogHandler) Handle(_ context.Context, r slog.Record) error {
 	file, line := source(r.PC)
-	if verbosityOf(r.Level) > h.out.verbosityFor(file) {
+	if verbosityOf(r.Level) > h.out.VerbosityFor(file) {
 		return nil
 	}
 	now := r.Time
@@ -92,11 +94,19 @@ func (h *glogHandler) Handle(_ context.Context, r slog.Record) error {
 		text = append(text, again...)
 	}
 	b := append(append([]byte(header), text...), '\n')
-	if h.out.traceAt.matches(file, line) {
+	if h.out.TraceAt.Matches(file, line) {
 		b = append(b, debug.Stack()...)
 	}
 	_, err := h.out.w.Write(b)
 	return err
+}
+
+// verbosityOf returns the least -v at which a record is written.
+func verbosityOf(l slog.Level) int {
+	if l >= slog.LevelInfo {
+		return 0
+	}
+	return (int(slog.LevelInfo-l) + 3) / 4
 }
 
 func letter(l slog.Level) byte {

@@ -18,6 +18,8 @@ import (
 	"testing/slogtest"
 	"testing/synctest"
 	"time"
+
+	"tweed/cmd/flanneld/flags"
 )
 
 var glogLine = regexp.MustCompile(`^([IWE])(\d{4} \d\d:\d\d:\d\d\.\d{6}) ([ \d]{7}) ([^ :]+):(\d+)\] (.*)$`)
@@ -32,7 +34,7 @@ func TestHeader(t *testing.T) {
 		{slog.LevelInfo + 1, "I0123"}, {slog.LevelWarn, "W0123"}, {slog.LevelError, "E0123"}, {slog.LevelError + 9, "E0123"},
 	} {
 		var out bytes.Buffer
-		h := newGlogHandler(&out, logOptions{})
+		h := newGlogHandler(&out, flags.LogOptions{})
 		want := tt.want
 		if strings.Contains(want, "%") {
 			want = fmt.Sprintf(want, os.Getpid())
@@ -46,7 +48,7 @@ func TestHeader(t *testing.T) {
 
 func TestSourceIsTheCaller(t *testing.T) {
 	var out bytes.Buffer
-	slog.New(newGlogHandler(&out, logOptions{})).Info("here")
+	slog.New(newGlogHandler(&out, flags.LogOptions{})).Info("here")
 	m := glogLine.FindStringSubmatch(strings.TrimSuffix(out.String(), "\n"))
 	if m == nil || m[4] != "glog_test.go" || m[6] != "here" {
 		t.Errorf("got %q", out.String())
@@ -56,7 +58,7 @@ func TestSourceIsTheCaller(t *testing.T) {
 func TestAttributes(t *testing.T) {
 	text := func(args ...any) string {
 		var out bytes.Buffer
-		slog.New(newGlogHandler(&out, logOptions{})).Info("m", args...)
+		slog.New(newGlogHandler(&out, flags.LogOptions{})).Info("m", args...)
 		_, after, _ := strings.Cut(strings.TrimSuffix(out.String(), "\n"), "] m")
 		return after
 	}
@@ -89,7 +91,7 @@ func TestAttributes(t *testing.T) {
 
 func TestOneLineEach(t *testing.T) {
 	var out bytes.Buffer
-	slog.New(newGlogHandler(&out, logOptions{})).Info("a\nE1123 faked\x1b[2J", "k", "b\nc")
+	slog.New(newGlogHandler(&out, flags.LogOptions{})).Info("a\nE1123 faked\x1b[2J", "k", "b\nc")
 	if strings.Count(out.String(), "\n") != 1 || strings.Contains(out.String(), "\x1b") {
 		t.Errorf("got %q", out.String())
 	}
@@ -100,7 +102,7 @@ func TestSlogRules(t *testing.T) {
 	var out *bytes.Buffer
 	slogtest.Run(t, func(*testing.T) slog.Handler {
 		out = new(bytes.Buffer)
-		return newGlogHandler(out, logOptions{})
+		return newGlogHandler(out, flags.LogOptions{})
 	}, func(t *testing.T) map[string]any {
 		got := parseLine(t, out.String())
 		if strings.HasSuffix(t.Name(), "/zero-time") {
@@ -140,7 +142,7 @@ func parseLine(t *testing.T, line string) map[string]any {
 }
 
 func TestVerbosity(t *testing.T) {
-	shown := func(o logOptions, l slog.Level) bool {
+	shown := func(o flags.LogOptions, l slog.Level) bool {
 		var out bytes.Buffer
 		slog.New(newGlogHandler(&out, o)).Log(context.Background(), l, "m")
 		if out.Len() > 0 && l < slog.LevelInfo && out.String()[0] != 'I' {
@@ -148,29 +150,29 @@ func TestVerbosity(t *testing.T) {
 		}
 		return out.Len() > 0
 	}
-	module := func(s string) (l moduleList) {
+	module := func(s string) (l flags.ModuleList) {
 		if err := l.Set(s); err != nil {
 			t.Fatal(err)
 		}
 		return l
 	}
 	for _, tt := range []struct {
-		o    logOptions
+		o    flags.LogOptions
 		l    slog.Level
 		want bool
 	}{
-		{logOptions{}, slog.LevelDebug, false},
-		{logOptions{}, slog.LevelInfo - 1, false},
-		{logOptions{verbosity: -3}, slog.LevelInfo, true},
-		{logOptions{verbosity: -3}, slog.LevelDebug, false},
-		{logOptions{verbosity: 1}, slog.LevelDebug, true},
-		{logOptions{verbosity: 1}, slog.LevelDebug - 1, false},
-		{logOptions{verbosity: 2}, slog.LevelDebug - 4, true},
-		{logOptions{modules: module("glog_test=1")}, slog.LevelDebug, true},
-		{logOptions{modules: module("glog*=1")}, slog.LevelDebug, true},
-		{logOptions{modules: module("other=1")}, slog.LevelDebug, false},
-		{logOptions{modules: module("glog*=1,glog_test=2")}, slog.LevelDebug - 4, false},
-		{logOptions{verbosity: 1, modules: module("glog_test=0")}, slog.LevelDebug, true},
+		{flags.LogOptions{}, slog.LevelDebug, false},
+		{flags.LogOptions{}, slog.LevelInfo - 1, false},
+		{flags.LogOptions{Verbosity: -3}, slog.LevelInfo, true},
+		{flags.LogOptions{Verbosity: -3}, slog.LevelDebug, false},
+		{flags.LogOptions{Verbosity: 1}, slog.LevelDebug, true},
+		{flags.LogOptions{Verbosity: 1}, slog.LevelDebug - 1, false},
+		{flags.LogOptions{Verbosity: 2}, slog.LevelDebug - 4, true},
+		{flags.LogOptions{Modules: module("glog_test=1")}, slog.LevelDebug, true},
+		{flags.LogOptions{Modules: module("glog*=1")}, slog.LevelDebug, true},
+		{flags.LogOptions{Modules: module("other=1")}, slog.LevelDebug, false},
+		{flags.LogOptions{Modules: module("glog*=1,glog_test=2")}, slog.LevelDebug - 4, false},
+		{flags.LogOptions{Verbosity: 1, Modules: module("glog_test=0")}, slog.LevelDebug, true},
 	} {
 		if got := shown(tt.o, tt.l); got != tt.want {
 			t.Errorf("%+v shows %v: %v", tt.o, tt.l, got)
@@ -180,7 +182,7 @@ func TestVerbosity(t *testing.T) {
 
 func TestBacktrace(t *testing.T) {
 	var out bytes.Buffer
-	log := slog.New(newGlogHandler(&out, logOptions{}))
+	log := slog.New(newGlogHandler(&out, flags.LogOptions{}))
 	say := func() { log.Info("m") }
 	say()
 	line, err := strconv.Atoi(glogLine.FindStringSubmatch(strings.TrimSpace(out.String()))[5])
@@ -188,7 +190,11 @@ func TestBacktrace(t *testing.T) {
 		t.Fatal(err)
 	}
 	out.Reset()
-	log = slog.New(newGlogHandler(&out, logOptions{traceAt: tracePoint{"glog_test.go", line}}))
+	var at flags.TracePoint
+	if err := at.Set(fmt.Sprintf("glog_test.go:%d", line)); err != nil {
+		t.Fatal(err)
+	}
+	log = slog.New(newGlogHandler(&out, flags.LogOptions{TraceAt: at}))
 	say()
 	if !strings.Contains(out.String(), "TestBacktrace") {
 		t.Errorf("no stack trace: %q", out.String())
@@ -203,7 +209,7 @@ func TestBacktrace(t *testing.T) {
 func TestFloodControl(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var out bytes.Buffer
-		log := slog.New(newGlogHandler(&out, logOptions{}))
+		log := slog.New(newGlogHandler(&out, flags.LogOptions{}))
 		lines := func() []string {
 			defer out.Reset()
 			return strings.Split(strings.TrimSuffix(out.String(), "\n"), "\n")
@@ -277,7 +283,7 @@ func TestFloodGateIsBounded(t *testing.T) {
 
 func TestConcurrentLogging(t *testing.T) {
 	var out bytes.Buffer
-	log := slog.New(newGlogHandler(&out, logOptions{}))
+	log := slog.New(newGlogHandler(&out, flags.LogOptions{}))
 	var wg sync.WaitGroup
 	for i := range 8 {
 		wg.Go(func() {
@@ -310,43 +316,12 @@ func (l logging) LogValue() slog.Value {
 	return slog.StringValue("outer")
 }
 
-func TestLogFlagValues(t *testing.T) {
-	for _, tt := range []struct{ in, want string }{
-		{"", ""}, {"a=1", "a=1"}, {"a=1,,b*=2,", "a=1,b*=2"}, {"[ab]=3", "[ab]=3"},
-		{"a", "error"}, {"a=", "error"}, {"a=x", "error"}, {"a=-1", "error"}, {"=1", "error"}, {"[=1", "error"}, {"a=1;b=2", "error"}, {"a=99999999999", "error"},
-	} {
-		var l moduleList
-		got := "error"
-		if err := l.Set(tt.in); err == nil {
-			got = l.String()
-		} else if !strings.Contains(err.Error(), "want ") {
-			t.Errorf("-vmodule %q: %v does not say what is valid", tt.in, err)
-		}
-		if got != tt.want {
-			t.Errorf("-vmodule %q: got %q, want %q", tt.in, got, tt.want)
-		}
-	}
-	for _, tt := range []struct{ in, want string }{
-		{"", ""}, {"run.go:88", "run.go:88"},
-		{"run.go", "error"}, {"run.go:", "error"}, {":88", "error"}, {"run.go:0", "error"}, {"run.go:-1", "error"}, {"a/run.go:88", "error"}, {"run.go:88:1", "error"}, {"run.go:99999999999", "error"},
-	} {
-		var p tracePoint
-		got := "error"
-		if err := p.Set(tt.in); err == nil {
-			got = p.String()
-		}
-		if got != tt.want {
-			t.Errorf("-log_backtrace_at %q: got %q, want %q", tt.in, got, tt.want)
-		}
-	}
-}
-
 func FuzzGlogLine(f *testing.F) {
 	f.Add("message", "key", "value")
 	f.Add("a\nb", "k k", "\x1b\xff\u2028")
 	f.Fuzz(func(t *testing.T, msg, key, value string) {
 		var out bytes.Buffer
-		slog.New(newGlogHandler(&out, logOptions{})).Info(msg, key, value)
+		slog.New(newGlogHandler(&out, flags.LogOptions{})).Info(msg, key, value)
 		line, rest, ok := strings.Cut(out.String(), "\n")
 		if m := glogLine.FindStringSubmatch(line); !ok || rest != "" || m == nil || !strings.HasPrefix(m[6], printable(msg)) {
 			t.Errorf("not one glog line: %q", out.String())

@@ -7,15 +7,22 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"os"
 	"os/signal"
+	"runtime/debug"
 	"syscall"
 	"time"
+
+	"tweed/cmd/flanneld/flags"
 )
 
 // graceful bounds the time from SIGINT or SIGTERM to the exit.
 const graceful = 5 * time.Second
+
+// version is set by the linker: -ldflags "-X main.version=v1.2.3".
+var version string
 
 func main() { os.Exit(run()) }
 
@@ -27,13 +34,12 @@ func run() int {
 	dump := make(chan os.Signal, 1)
 	signal.Notify(dump, syscall.SIGUSR1)
 	defer signal.Stop(dump)
-	opts, notes, exit := parse(os.Args, os.Environ(), os.Stderr)
-	if exit != nil {
-		return exit.code
-	}
-	log := slog.New(newGlogHandler(os.Stderr, opts.logging))
-	for _, n := range notes {
-		log.Log(context.Background(), n.level, n.text)
+	opts, log, err := configure(os.Args, os.Environ(), os.Stderr)
+	switch {
+	case errors.Is(err, flags.ErrTold):
+		return 0
+	case err != nil:
+		return 1
 	}
 
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
@@ -74,6 +80,20 @@ func run() int {
 	}
 }
 
+// configure reads the command line and the environment, and opens the log. What
+// was wrong has been told on stderr.
+func configure(args, environ []string, stderr io.Writer) (flags.Options, *slog.Logger, error) {
+	opts, notes, err := flags.Parse(args, environ, versionText(), stderr)
+	log := slog.New(newGlogHandler(stderr, opts.Log))
+	for _, n := range notes {
+		log.Log(context.Background(), n.Level, n.Text)
+	}
+	if err != nil && !errors.Is(err, flags.ErrTold) {
+		log.Error(err.Error())
+	}
+	return opts, log, err
+}
+
 func exitCode(ctx context.Context, err error, log *slog.Logger) int {
 	if err != nil && ctx.Err() == nil {
 		log.Error(err.Error())
@@ -84,4 +104,14 @@ func exitCode(ctx context.Context, err error, log *slog.Logger) int {
 	}
 	log.Info("Exiting cleanly...")
 	return 0
+}
+
+func versionText() string {
+	if version != "" {
+		return version
+	}
+	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" {
+		return info.Main.Version
+	}
+	return "unknown"
 }

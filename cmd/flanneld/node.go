@@ -20,6 +20,7 @@ import (
 	"tweed/backend/hostgw"
 	"tweed/backend/udp"
 	"tweed/backend/vxlan"
+	"tweed/cmd/flanneld/flags"
 	"tweed/dataplane/firewall"
 	"tweed/dataplane/rtnl"
 	"tweed/subnet"
@@ -40,7 +41,7 @@ const (
 //
 //	interface -> store -> config -> backend -> lease -> device up -> subnet.env -> peers
 type node struct {
-	opts   options
+	opts   flags.Options
 	log    *slog.Logger
 	ready  *readiness
 	vitals vitals
@@ -48,7 +49,7 @@ type node struct {
 	fw     *firewall.Firewall
 }
 
-func newNode(opts options, log *slog.Logger) *node {
+func newNode(opts flags.Options, log *slog.Logger) *node {
 	return &node{
 		opts: opts, log: log,
 		ready: newReadiness(condConfig, condLease, condBackend, condFirewall, condEnvFile, condPeers),
@@ -86,11 +87,11 @@ func openBackend(ctx context.Context, u backend.Underlay, cfg subnet.Config, log
 
 // run works until ctx ends, or until something fails that waiting cannot mend.
 func (n *node) run(ctx context.Context) error {
-	underlay, err := n.opts.iface.Select(n.log)
+	underlay, err := n.opts.Iface.Select(n.log)
 	if err != nil {
 		return err
 	}
-	etcd := n.opts.etcd
+	etcd := n.opts.Etcd
 	etcd.Log = n.log
 	store, err := etcdv2.Open(etcd)
 	if err != nil {
@@ -101,7 +102,7 @@ func (n *node) run(ctx context.Context) error {
 	prev := n.previousSubnets()
 
 	g, ctx := errgroup.WithContext(ctx)
-	health, err := listenHealth(n.opts.healthzIP, n.opts.healthzPort, healthHandler(n.ready, metricsHandler(n.snapshot)))
+	health, err := listenHealth(n.opts.HealthzIP, n.opts.HealthzPort, healthHandler(n.ready, metricsHandler(n.snapshot)))
 	if err != nil {
 		return err
 	}
@@ -116,7 +117,7 @@ func (n *node) run(ctx context.Context) error {
 // flannel has it, then our own state file.
 func (n *node) previousSubnets() []netip.Prefix {
 	var prev []netip.Prefix
-	sn, err := subnet.ReadEnvSubnet(n.opts.subnetFile)
+	sn, err := subnet.ReadEnvSubnet(n.opts.SubnetFile)
 	if err != nil {
 		n.log.Warn("ignoring the previous subnet file", "err", err)
 	} else if sn.IsValid() {
@@ -136,11 +137,11 @@ func (n *node) previousSubnets() []netip.Prefix {
 	return prev
 }
 
-func (n *node) statePath() string { return subnet.StatePath(n.opts.stateDir, n.opts.subnetFile) }
+func (n *node) statePath() string { return subnet.StatePath(n.opts.StateDir, n.opts.SubnetFile) }
 
 // network brings this node into the overlay network and keeps it there.
 func (n *node) network(ctx context.Context, store *watchedStore, u backend.Underlay, prev []netip.Prefix) error {
-	cfg, err := subnet.WaitConfig(ctx, store, path.Join("/", n.opts.etcd.Prefix, "config"), func(why error) {
+	cfg, err := subnet.WaitConfig(ctx, store, path.Join("/", n.opts.Etcd.Prefix, "config"), func(why error) {
 		n.ready.set(condConfig, why)
 		n.log.Error(fmt.Sprintf("Couldn't fetch network config: %v (trying again every second)", why))
 	})
@@ -158,7 +159,7 @@ func (n *node) network(ctx context.Context, store *watchedStore, u backend.Under
 		return unlessDone(ctx, err)
 	}
 	n.vitals.opened(cfg.BackendType, be)
-	m := subnet.NewManager(store, cfg, n.opts.renewMargin, n.log)
+	m := subnet.NewManager(store, cfg, n.opts.RenewMargin, n.log)
 	m.Trouble = func(why error) { n.ready.set(condLease, why) }
 	n.ready.count(badRecords, m.BadRecords)
 	lease, err := m.Acquire(ctx, be.Attrs(), prev...)
@@ -195,7 +196,7 @@ func (n *node) reacquire(ctx context.Context, m *subnet.Manager, a subnet.Attrs,
 	if err == nil && l.Subnet != lost.Subnet {
 		n.ready.set(condBackend, errMoving)
 		n.ready.set(condPeers, errMoving)
-		n.log.Error("the subnet of this node has changed: restart docker with the new subnet file, and the containers",
+		n.log.Error("the subnet of this node has changed: run mk-docker-opts again, as a restart of flanneld by its unit does, then restart docker and the containers",
 			"subnet", l.Subnet, "was", lost.Subnet)
 	}
 	return l, err
@@ -214,9 +215,9 @@ func (n *node) hold(ctx context.Context, cfg subnet.Config, be backend.Backend, 
 	}
 	n.ready.set(condBackend, nil)
 
-	rules := firewall.Rules{Network: cfg.Network, Subnet: l.Subnet, Masquerade: n.opts.ipMasq, Forward: n.opts.forwardRules}
+	rules := firewall.Rules{Network: cfg.Network, Subnet: l.Subnet, Masquerade: n.opts.IPMasq, Forward: n.opts.ForwardRules}
 	n.ensureFirewall(ctx, rules)
-	env := subnet.Env{Network: cfg.Network, Subnet: l.Subnet, MTU: be.MTU(), IPMasq: n.opts.ipMasq}
+	env := subnet.Env{Network: cfg.Network, Subnet: l.Subnet, MTU: be.MTU(), IPMasq: n.opts.IPMasq}
 	file.write(env)
 	setUp.end()
 
@@ -225,8 +226,8 @@ func (n *node) hold(ctx context.Context, cfg subnet.Config, be backend.Backend, 
 		loop := n.alive.loop("firewall")
 		defer loop.end()
 		for {
-			loop.within(n.opts.iptablesResync + ensureTime + grace)
-			if !tick(ctx, n.opts.iptablesResync) {
+			loop.within(n.opts.IPTablesResync + ensureTime + grace)
+			if !tick(ctx, n.opts.IPTablesResync) {
 				return nil
 			}
 			n.ensureFirewall(ctx, rules)
@@ -280,7 +281,7 @@ func (n *node) setBlackhole(network, own netip.Prefix) error {
 		return err
 	}
 	defer h.Close()
-	if !n.opts.blackholeRoute {
+	if !n.opts.BlackholeRoute {
 		return h.ReplaceBlackholes(network)
 	}
 	return h.ReplaceBlackholes(network, own)
@@ -305,7 +306,7 @@ func (f *envFile) write(env subnet.Env) {
 	if err := state.WriteFile(f.statePath()); err != nil {
 		f.log.Warn("Couldn't remember the subnet for the next start, only the subnet file has it", "err", err)
 	}
-	err := env.WriteFile(f.opts.subnetFile)
+	err := env.WriteFile(f.opts.SubnetFile)
 	f.ready.set(condEnvFile, err)
 	if err != nil {
 		f.log.Error("Couldn't write the subnet file, trying again", "err", err)
@@ -313,7 +314,7 @@ func (f *envFile) write(env subnet.Env) {
 		return
 	}
 	f.told = env.Subnet
-	f.log.Info("Wrote subnet file to " + f.opts.subnetFile)
+	f.log.Info("Wrote subnet file to " + f.opts.SubnetFile)
 	f.notified.Do(func() { notifyReady(f.log) })
 }
 

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 
+	"tweed/cmd/flanneld/flags"
 	"tweed/subnet"
 )
 
@@ -16,14 +17,14 @@ import (
 // must not undo what mk-docker-opts made of the file.
 func TestSubnetFileIsWrittenOncePerSubnet(t *testing.T) {
 	dir := t.TempDir()
-	n := newNode(options{subnetFile: filepath.Join(dir, "run", "subnet.env"), stateDir: filepath.Join(dir, "state")}, slog.New(slog.DiscardHandler))
+	n := newNode(flags.Options{SubnetFile: filepath.Join(dir, "run", "subnet.env"), StateDir: filepath.Join(dir, "state")}, slog.New(slog.DiscardHandler))
 	f := envFile{node: n}
 	write := func(sn string, mtu int) {
 		f.write(subnet.Env{Network: netip.MustParsePrefix("10.5.0.0/16"), Subnet: netip.MustParsePrefix(sn), MTU: mtu})
 	}
 	want := func(text string) {
 		t.Helper()
-		b, err := os.ReadFile(n.opts.subnetFile)
+		b, err := os.ReadFile(n.opts.SubnetFile)
 		if err != nil || !strings.Contains(string(b), text) {
 			t.Errorf("the file is %q (%v), want %s in it", b, err, text)
 		}
@@ -39,7 +40,7 @@ func TestSubnetFileIsWrittenOncePerSubnet(t *testing.T) {
 	write("10.5.1.0/24", 1450)
 	want("FLANNEL_SUBNET=10.5.1.1/24")
 
-	if err := os.WriteFile(n.opts.subnetFile, []byte("DOCKER_OPTS=x"), 0o600); err != nil {
+	if err := os.WriteFile(n.opts.SubnetFile, []byte("DOCKER_OPTS=x"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	write("10.5.1.0/24", 1450)
@@ -49,10 +50,10 @@ func TestSubnetFileIsWrittenOncePerSubnet(t *testing.T) {
 	write("10.5.2.0/24", 1400)
 	want("FLANNEL_SUBNET=10.5.2.1/24\nFLANNEL_MTU=1400")
 	// To another subnet, which cannot be told, and back again.
-	file := n.opts.subnetFile
-	f.opts.subnetFile = filepath.Join(file, "no", "folder")
+	file := n.opts.SubnetFile
+	f.opts.SubnetFile = filepath.Join(file, "no", "folder")
 	write("10.5.3.0/24", 1400)
-	f.opts.subnetFile = file
+	f.opts.SubnetFile = file
 	write("10.5.2.0/24", 1400)
 	if _, conditions := n.ready.state(); !conditions[slices.IndexFunc(conditions, func(c condition) bool { return c.Name == condEnvFile })].OK {
 		t.Errorf("not ready: %+v", conditions)

@@ -10,6 +10,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"tweed/cmd/flanneld/flags"
 )
 
 func TestNotify(t *testing.T) {
@@ -26,7 +28,7 @@ func TestNotify(t *testing.T) {
 			conn.SetReadDeadline(time.Now().Add(5 * time.Second))
 			t.Setenv("NOTIFY_SOCKET", socket)
 			var out bytes.Buffer
-			log := slog.New(newGlogHandler(&out, logOptions{}))
+			log := slog.New(newGlogHandler(&out, flags.LogOptions{}))
 			for want, notify := range map[string]func(*slog.Logger){"READY=1": notifyReady, "STOPPING=1\nSTATUS=stopping": notifyStopping} {
 				notify(log)
 				b := make([]byte, 100)
@@ -52,7 +54,7 @@ func TestNotifyFailureIsOnlyLogged(t *testing.T) {
 	} {
 		t.Setenv("NOTIFY_SOCKET", socket)
 		var out bytes.Buffer
-		notifyReady(slog.New(newGlogHandler(&out, logOptions{})))
+		notifyReady(slog.New(newGlogHandler(&out, flags.LogOptions{})))
 		if !strings.Contains(out.String(), want) || (want == "") != (out.Len() == 0) {
 			t.Errorf("%q: logged %q, want %q", socket, out.String(), want)
 		}
@@ -63,7 +65,7 @@ func TestNotifyFailureIsOnlyLogged(t *testing.T) {
 func TestNotifyNobodyReads(t *testing.T) {
 	socket := listenNotify(t)
 	var out bytes.Buffer
-	log := slog.New(newGlogHandler(&out, logOptions{}))
+	log := slog.New(newGlogHandler(&out, flags.LogOptions{}))
 	for range 10_000 { // net.unix.max_dgram_qlen is 10 to 512
 		notifyReady(log)
 		if out.Len() > 0 {

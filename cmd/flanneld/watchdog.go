@@ -7,6 +7,10 @@ import (
 	"github.com/coreos/go-systemd/v22/daemon"
 )
 
+// lookEvery is the longest time between two looks. A look counts all of it
+// against a loop that spoke a moment ago, so it has to be well below grace.
+const lookEvery = 20 * time.Second
+
 // A watchdog tells systemd that the daemon lives. Without WATCHDOG_USEC in the
 // environment it does nothing, and its C never fires.
 type watchdog struct {
@@ -23,8 +27,8 @@ type watchdog struct {
 // newWatchdog reads WATCHDOG_USEC and WATCHDOG_PID (sd_watchdog_enabled(3)),
 // which must be the pid of this process if it is there.
 //
-// It looks three times in each interval of WATCHDOG_USEC. When that has passed
-// without a ping systemd ends the daemon, by SIGABRT unless the unit says
+// It looks at least three times in each interval of WATCHDOG_USEC. When that has
+// passed without a ping systemd ends the daemon, by SIGABRT unless the unit says
 // otherwise, at which Go prints the stacks of all goroutines: the log then has
 // the reason.
 func newWatchdog(alive *liveness, log *slog.Logger) *watchdog {
@@ -36,7 +40,7 @@ func newWatchdog(alive *liveness, log *slog.Logger) *watchdog {
 	if err != nil || interval <= 0 {
 		return w
 	}
-	w.every = max(interval/3, time.Millisecond)
+	w.every = min(max(interval/3, time.Millisecond), lookEvery)
 	w.last = time.Now()
 	ticker := time.NewTicker(w.every)
 	w.C, w.stop = ticker.C, ticker.Stop

@@ -2,65 +2,16 @@ package main
 
 import (
 	"bytes"
-	"context"
-	"errors"
 	"log/slog"
-	"net/netip"
 	"os"
-	"path/filepath"
 	"strconv"
 	"strings"
-	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
-	"tweed/backend/alloc"
-	"tweed/subnet"
-	"tweed/subnet/subnettest"
+	"tweed/cmd/flanneld/flags"
 )
-
-func TestLiveness(t *testing.T) {
-	var out bytes.Buffer
-	log := slog.New(newGlogHandler(&out, logOptions{}))
-	l := newLiveness()
-	pass := func(step time.Duration, want ...string) {
-		t.Helper()
-		stuck := l.pass(step, log)
-		if len(stuck) != len(want) {
-			t.Errorf("stuck: %q, want %q", stuck, want)
-			return
-		}
-		for i := range want {
-			if !strings.HasPrefix(stuck[i], want[i]) {
-				t.Errorf("stuck: %q, want %q", stuck, want)
-			}
-		}
-	}
-	pass(time.Hour)
-	p := l.loop("peers")
-	pass(time.Hour) // nothing to do yet
-	p.within(time.Minute)
-	pass(40 * time.Second)
-	pass(20 * time.Second) // exactly
-	pass(time.Second, "peers: not heard of for 1m1s, at most 1m0s are right")
-	pass(time.Second, "peers: not heard of for 1m2s")
-	if text := out.String(); strings.Count(text, "\n") != 1 || !strings.Contains(text, "loop=peers since=") || !strings.Contains(text, "silent=1m1s bound=1m0s") {
-		t.Errorf("logged %q", text)
-	}
-	p.within(time.Hour)
-	pass(time.Hour)
-	q := l.loop("firewall")
-	q.within(time.Second)
-	p.end()
-	pass(2*time.Second, "firewall")
-	q.end()
-	q.end()
-	pass(time.Hour)
-	if len(l.loops) != 0 {
-		t.Errorf("%d loops left", len(l.loops))
-	}
-}
 
 // TestWatchdog pings a socket until a loop hangs, and again when it goes on.
 func TestWatchdog(t *testing.T) {
@@ -69,7 +20,7 @@ func TestWatchdog(t *testing.T) {
 	t.Setenv("WATCHDOG_PID", strconv.Itoa(os.Getpid()))
 	var out bytes.Buffer
 	l := newLiveness()
-	w := newWatchdog(l, slog.New(newGlogHandler(&out, logOptions{})))
+	w := newWatchdog(l, slog.New(newGlogHandler(&out, flags.LogOptions{})))
 	defer w.stop()
 	if w.C == nil || w.every != time.Second {
 		t.Fatalf("every %v, want a third of 3 s", w.every)
@@ -129,6 +80,8 @@ func TestWatchdogEnvironment(t *testing.T) {
 		{"", own, 0, false},
 		{"30000000", "", 10 * time.Second, false},
 		{"30000000", own, 10 * time.Second, false},
+		{"60000000", own, 20 * time.Second, false},
+		{"86400000000", own, 20 * time.Second, false},
 		{"30000000", "1", 0, false},
 		{"1", own, time.Millisecond, false},
 		{"0", own, 0, true},
@@ -141,7 +94,7 @@ func TestWatchdogEnvironment(t *testing.T) {
 		t.Setenv("WATCHDOG_USEC", tt.usec)
 		t.Setenv("WATCHDOG_PID", tt.pid)
 		var out bytes.Buffer
-		w := newWatchdog(newLiveness(), slog.New(newGlogHandler(&out, logOptions{})))
+		w := newWatchdog(newLiveness(), slog.New(newGlogHandler(&out, flags.LogOptions{})))
 		w.stop()
 		if w.every != tt.every || (w.C != nil) != (tt.every > 0) || (out.Len() > 0) != tt.warns {
 			t.Errorf("%q, %q: every %v, want %v; logged %q", tt.usec, tt.pid, w.every, tt.every, out.String())
@@ -149,70 +102,44 @@ func TestWatchdogEnvironment(t *testing.T) {
 	}
 }
 
-// A hangingBackend applies peers, until it hangs.
-type hangingBackend struct {
-	*alloc.Backend
-	hangs atomic.Bool
-}
-
-func (b *hangingBackend) Sync(ctx context.Context, _ []subnet.Lease) error {
-	if b.hangs.Load() {
-		<-ctx.Done()
+// TestLongWatchdog: where systemd wants to be told every ten minutes or more, a
+// loop that speaks in time is not stuck, and one that hangs is soon.
+func TestLongWatchdog(t *testing.T) {
+	t.Setenv("NOTIFY_SOCKET", "")
+	t.Setenv("WATCHDOG_PID", "")
+	for _, interval := range []time.Duration{10 * time.Minute, 30 * time.Minute} {
+		t.Setenv("WATCHDOG_USEC", strconv.FormatInt(interval.Microseconds(), 10))
+		synctest.Test(t, func(t *testing.T) {
+			alive := newLiveness()
+			w := newWatchdog(alive, slog.New(slog.DiscardHandler))
+			defer w.stop()
+			p := alive.loop("peers")
+			p.within(grace)
+			speak := time.NewTicker(grace / 2)
+			looks, spoken := 0, time.Now()
+			for began := time.Now(); time.Since(began) < 10*interval; {
+				select {
+				case <-speak.C:
+					p.within(grace)
+					spoken = time.Now()
+				case <-w.C:
+					looks++
+					if w.ping(); w.stuck != nil {
+						t.Fatalf("of %v: stuck at look %d: %q", interval, looks, w.stuck)
+					}
+				}
+			}
+			if looks < 30-1 { // the last may be to come
+				t.Errorf("of %v: %d looks in ten intervals, want three in each", interval, looks)
+			}
+			speak.Stop()
+			for w.stuck == nil && time.Since(spoken) < interval {
+				<-w.C
+				w.ping()
+			}
+			if silent := time.Since(spoken); w.stuck == nil || silent < grace || silent > grace+2*lookEvery {
+				t.Errorf("of %v: stuck after %v: %q, want it after %v", interval, silent, w.stuck, grace)
+			}
+		})
 	}
-	return ctx.Err()
-}
-
-// TestHangingBackendIsStuck runs the real manager and our own applier for a day,
-// with a backend that hangs at the end. Before, all is well, also while the store
-// fails.
-func TestHangingBackendIsStuck(t *testing.T) {
-	dir := t.TempDir()
-	synctest.Test(t, func(t *testing.T) {
-		n := newNode(options{subnetFile: filepath.Join(dir, "subnet.env"), stateDir: dir}, slog.New(slog.DiscardHandler))
-		own := netip.MustParsePrefix("198.51.100.64/26") // of TEST-NET-2: no blackhole route of the host is there
-		cfg, err := subnet.ParseConfig([]byte(`{"Network":"198.51.100.0/24"}`))
-		if err != nil {
-			t.Fatal(err)
-		}
-		memory := subnettest.NewMemory()
-		store := &watchedStore{memory, n.alive, 15 * time.Second}
-		m := subnet.NewManager(store, cfg, time.Hour, n.log)
-		lease, err := m.Acquire(t.Context(), subnet.Attrs{PublicIP: netip.MustParseAddr("192.0.2.1")}, own)
-		if err != nil {
-			t.Fatal(err)
-		}
-		be := &hangingBackend{Backend: new(alloc.Backend)}
-		ctx, cancel := context.WithCancel(t.Context())
-		ended := make(chan error)
-		loop := n.alive.loop("peers")
-		go func() {
-			ended <- m.Run(ctx, lease, n.applier(be, subnet.Env{Network: cfg.Network, Subnet: own, MTU: 1450}, &envFile{node: n}, loop, store.callTime))
-		}()
-		pass := func(d time.Duration) (stuck []string) {
-			for range d / (20 * time.Second) {
-				time.Sleep(20 * time.Second)
-				synctest.Wait()
-				stuck = n.alive.pass(20*time.Second, n.log)
-			}
-			return stuck
-		}
-		want := func(d time.Duration, hangs bool) {
-			t.Helper()
-			if stuck := pass(d); hangs != (len(stuck) == 1 && strings.HasPrefix(stuck[0], "peers: ")) || !hangs && stuck != nil {
-				t.Errorf("stuck: %q, want peers: %t", stuck, hangs)
-			}
-		}
-		want(time.Hour, false)
-		memory.Fail(func(string) error { return errors.New("etcd is down") })
-		want(time.Hour, false)
-		memory.Fail(nil)
-		want(23*time.Hour, false) // with a renewal
-		be.hangs.Store(true)
-		want(grace-syncEvery, false)
-		want(40*time.Second, true)
-		cancel()
-		if err := <-ended; err != nil && !errors.Is(err, context.Canceled) {
-			t.Error(err)
-		}
-	})
 }

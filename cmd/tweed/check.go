@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"os"
 	"path"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -75,8 +76,10 @@ func (c *checker) run(ctx context.Context) {
 	c.checkFlags()
 	c.checkInterface()
 	c.readHost()
+	// Before etcd is asked, which may take its time.
+	text, err := c.readFile(ctx)
 	answers := c.checkEndpoints(ctx)
-	c.readConfig(ctx, answers)
+	c.settleConfig(text, err, answers)
 	c.checkConfig()
 	c.checkNetwork()
 	c.checkLeases()
@@ -84,20 +87,30 @@ func (c *checker) run(ctx context.Context) {
 	c.checkMTU()
 	c.checkPrivileges()
 	c.checkKernel()
-	c.checkPort()
+	c.checkPort(ctx)
 	c.checkDevices()
 	c.checkSysctls()
 	c.checkFirewall(ctx)
 	c.checkSubnetFile()
-	c.checkHealthzPort()
+	c.checkHealthzPort(ctx)
 	c.checkDocker()
+}
+
+// share is a context that ends when two thirds of the time that ctx has left are
+// over, so that what comes later has some, too.
+func share(ctx context.Context) (context.Context, context.CancelFunc) {
+	end, ok := ctx.Deadline()
+	if !ok {
+		return context.WithCancel(ctx)
+	}
+	return context.WithTimeout(ctx, time.Until(end)*2/3)
 }
 
 // source names where the network config comes from.
 func (c *checker) source() string {
 	switch c.opts.file {
 	case "":
-		return "etcd, " + path.Join("/", c.opts.etcd.Prefix, "config")
+		return "etcd, " + path.Join("/", c.opts.Etcd.Prefix, "config")
 	case "-":
 		return "standard input"
 	}
@@ -133,7 +146,7 @@ func (c *checker) needs(name string, config, underlay bool) bool {
 // checkInterface chooses the interface as flanneld would.
 func (c *checker) checkInterface() {
 	var log captureHandler
-	u, err := c.opts.iface.Select(slog.New(&log))
+	u, err := c.opts.Iface.Select(slog.New(&log))
 	if err != nil {
 		c.add(finding{Name: checkInterface, Result: verdictFailure, Found: err.Error(),
 			Advice: "name the interface that reaches the other nodes with -iface, or give it an address"})
@@ -156,7 +169,7 @@ func (c *checker) checkInterface() {
 
 // askedInterfaces lists the ways to choose, in the order of backend.Selector.
 func (c *checker) askedInterfaces() (asked []string) {
-	s := c.opts.iface
+	s := c.opts.Iface
 	for _, name := range s.Ifaces {
 		asked = append(asked, "-iface="+name)
 	}

@@ -4,9 +4,9 @@ import (
 	"bytes"
 	"crypto/x509"
 	"encoding/pem"
+	"errors"
 	"fmt"
 	"os"
-	"strings"
 	"time"
 
 	"tweed/subnet/etcdv2"
@@ -23,7 +23,7 @@ func (c *checker) checkTLSFiles(o etcdv2.Options) {
 	}
 	s, err := etcdv2.Open(o)
 	if err != nil {
-		if !strings.HasPrefix(err.Error(), "-etcd-endpoints") {
+		if !errors.Is(err, etcdv2.ErrEndpoints) {
 			c.add(finding{Name: checkTLS, Result: verdictFailure, Found: err.Error(), Advice: "flanneld would not start: correct the file or the flag"})
 		}
 		return

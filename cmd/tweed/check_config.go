@@ -18,6 +18,7 @@ import (
 	"tweed/backend/hostgw"
 	"tweed/backend/udp"
 	"tweed/backend/vxlan"
+	"tweed/cmd/flanneld/flags"
 	"tweed/subnet"
 	"tweed/subnet/etcdv2"
 )
@@ -25,9 +26,19 @@ import (
 // maxConfig bounds what is read of a config; real ones have 100 bytes.
 const maxConfig = 1 << 20
 
-// readConfig reads the config from where it was asked for, and the leases from
-// etcd.
-func (c *checker) readConfig(ctx context.Context, answers []etcdv2.Answer) {
+// readFile reads CONFIGFILE; without one there is nothing to read.
+func (c *checker) readFile(ctx context.Context) ([]byte, error) {
+	if c.opts.file == "" {
+		return nil, nil
+	}
+	limited, cancel := share(ctx)
+	defer cancel()
+	return readText(limited, c.opts.file, c.stdin)
+}
+
+// settleConfig takes the config from where it was asked for, with text and err
+// of CONFIGFILE, and the leases from etcd.
+func (c *checker) settleConfig(text []byte, err error, answers []etcdv2.Answer) {
 	a, answered := fromEtcd(answers)
 	if answered {
 		c.leases = &a.Leases
@@ -38,7 +49,6 @@ func (c *checker) readConfig(ctx context.Context, answers []etcdv2.Answer) {
 		}
 		return
 	}
-	text, err := readText(ctx, c.opts.file, c.stdin)
 	if err != nil {
 		c.add(finding{Name: checkConfig, Result: verdictFailure, Found: err.Error(), Advice: "want a file with the network config, a JSON object, or - for standard input"})
 		return
@@ -79,7 +89,7 @@ func readText(ctx context.Context, name string, stdin io.Reader) ([]byte, error)
 	case r := <-done:
 		return r.text, r.err
 	case <-ctx.Done():
-		return nil, fmt.Errorf("read %s: no end within -timeout", name)
+		return nil, fmt.Errorf("read %s: no end within two thirds of -timeout", name)
 	}
 }
 
@@ -121,7 +131,7 @@ func (c *checker) checkConfig() {
 	if !ok {
 		names := strings.Join(slices.Sorted(maps.Keys(known)), ", ")
 		f := finding{Name: checkConfig, Result: verdictFailure, Found: fmt.Sprintf("Backend: Type %q is not a backend: want %s", cfg.BackendType, names), Advice: "flanneld would not start: correct Backend.Type"}
-		if near := closest(cfg.BackendType, slices.Sorted(maps.Keys(known))); near != "" {
+		if near := flags.Closest(cfg.BackendType, slices.Sorted(maps.Keys(known))); near != "" {
 			f.Advice += fmt.Sprintf(" (did you mean %q?)", near)
 		}
 		c.add(f)
@@ -168,7 +178,7 @@ func (c *checker) unknownFields(object []byte, where string, known []string) {
 		}
 		f := finding{Name: checkConfig, Result: verdictNote, Found: fmt.Sprintf("%s%s is not a field that flanneld knows, and is ignored", where, name),
 			Advice: "remove it, or correct its name", Data: data{"field": where + name}}
-		near := closest(name, known)
+		near := flags.Closest(name, known)
 		switch {
 		case slices.ContainsFunc(ofLaterFlannel, is(where+name)):
 			f.Found = fmt.Sprintf("%s%s is a field of later versions of flannel, and is ignored", where, name)

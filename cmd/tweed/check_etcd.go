@@ -25,12 +25,14 @@ func (c *checker) checkEndpoints(ctx context.Context) []etcdv2.Answer {
 		c.skip(checkEndpoint, "the config is not from etcd; give -etcd-endpoints to ask them all the same")
 		return nil
 	}
-	o := c.opts.etcd
+	o := c.opts.Etcd
 	o.RequestTimeout = min(3*time.Second, c.opts.timeout/3)
 	c.checkTLSFiles(o)
-	answers, err := etcdv2.Probe(ctx, o)
+	limited, cancel := share(ctx)
+	defer cancel()
+	answers, err := etcdv2.Probe(limited, o)
 	if err != nil {
-		if strings.HasPrefix(err.Error(), "-etcd-endpoints") {
+		if errors.Is(err, etcdv2.ErrEndpoints) {
 			c.add(finding{Name: checkEndpoint, Result: verdictFailure, Found: err.Error(), Advice: "flanneld would not start: correct -etcd-endpoints"})
 		} else {
 			c.skip(checkEndpoint, "needs usable TLS files")
@@ -43,7 +45,7 @@ func (c *checker) checkEndpoints(ctx context.Context) []etcdv2.Answer {
 		c.checkServerCert(a)
 		if skew := a.Skew.Abs(); skew > maxSkew {
 			c.add(finding{Name: checkEndpoint, Result: verdictNote, Data: data{"url": a.URL, "skew_seconds": a.Skew.Seconds()},
-				Found:  fmt.Sprintf("%s: its clock is %s %s of this host's", a.URL, skew.Round(time.Second), aheadOrBehind(a.Skew)),
+				Found:  fmt.Sprintf("%s: its clock is %s %s this host's", a.URL, skew.Round(time.Second), aheadOrBehind(a.Skew)),
 				Advice: "let both take the time from NTP: certificates are judged by it"})
 		}
 	}
@@ -55,7 +57,7 @@ func aheadOrBehind(d time.Duration) string {
 	if d < 0 {
 		return "behind"
 	}
-	return "ahead"
+	return "ahead of"
 }
 
 func endpointFinding(a etcdv2.Answer, usable bool) finding {
@@ -159,7 +161,7 @@ func (c *checker) checkLeases() {
 	const shown = 5
 	for i, bad := range c.leases.Bad {
 		if i == shown {
-			c.add(finding{Name: checkLeases, Result: verdictWarning, Found: fmt.Sprintf("and %d more records that are not leases", len(c.leases.Bad)-shown)})
+			c.add(finding{Name: checkLeases, Result: verdictWarning, Found: fmt.Sprintf("and %s more of that kind", count(len(c.leases.Bad)-shown, "record"))})
 			break
 		}
 		c.add(finding{Name: checkLeases, Result: verdictWarning, Found: fmt.Sprintf("%s is not a lease: %v", bad.Key, bad.Err),
@@ -189,7 +191,7 @@ func (c *checker) checkRoom() {
 	}
 	total, free := c.cfg.Total(), c.cfg.Free(used)
 	f := finding{Name: checkLeases, Result: verdictOK,
-		Found: fmt.Sprintf("%d leases, %d of them reservations; %d of %d subnets are free; ", len(c.leases.Leases), reserved, free, total),
+		Found: fmt.Sprintf("%s, %d of them reserved; %d of %d subnets free; ", count(len(c.leases.Leases), "lease"), reserved, free, total),
 		Data:  data{"leases": len(c.leases.Leases), "reservations": reserved, "total": total, "free": free, "own": nil}}
 	if c.own.IsValid() {
 		f.Found += "this host has " + c.own.String()
@@ -213,29 +215,20 @@ func (c *checker) checkStrangers() {
 		switch {
 		case !c.cfg.Contains(l.Subnet):
 			outside++
-		case c.profile != nil && l.Attrs.BackendType != publishedType(c.profile.Type):
+		case c.profile != nil && l.Attrs.BackendType != c.profile.Published:
 			other++
 		}
 	}
 	if outside > 0 {
 		c.add(finding{Name: checkLeases, Result: verdictNote, Data: data{"outside": outside},
-			Found:  fmt.Sprintf("%d leases are not among the subnets of this config", outside),
+			Found:  fmt.Sprintf("%s outside the subnets of this config", count(outside, "lease")),
 			Advice: "their hosts take other subnets when their flanneld starts anew, and docker has to be restarted there"})
 	}
 	if other > 0 {
 		c.add(finding{Name: checkLeases, Result: verdictNote, Data: data{"other_backend": other},
-			Found:  fmt.Sprintf("%d leases are of another backend than %s", other, c.profile.Type),
+			Found:  fmt.Sprintf("%s of another backend than %s", count(other, "lease"), c.profile.Type),
 			Advice: "restart flanneld on their hosts, so that all have the same backend"})
 	}
-}
-
-// publishedType is what leases of a backend say: flannel has it empty for udp
-// and alloc.
-func publishedType(backend string) string {
-	if backend == "udp" || backend == "alloc" {
-		return ""
-	}
-	return backend
 }
 
 var errNoAnswers = errors.New("no endpoint has answered")

@@ -4,11 +4,14 @@ import (
 	"context"
 	"crypto/x509"
 	"fmt"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"strings"
 	"testing"
 	"time"
 
+	"tweed/subnet"
 	"tweed/subnet/etcdv2"
 	"tweed/test/embedetcd"
 )
@@ -48,8 +51,8 @@ func checkEtcd(t *testing.T, args ...string) []finding {
 	ctx, cancel := context.WithTimeout(t.Context(), o.timeout)
 	defer cancel()
 	c := &checker{opts: o}
-	answers := c.checkEndpoints(ctx)
-	c.readConfig(ctx, answers)
+	text, err := c.readFile(ctx)
+	c.settleConfig(text, err, c.checkEndpoints(ctx))
 	c.checkConfig()
 	c.checkNetwork()
 	c.checkLeases()
@@ -72,21 +75,21 @@ func TestCheckEtcd(t *testing.T) {
 	setKey(t, s, prefix+"/subnets/10.5.0.8-30", `{"PublicIP":"192.0.2.8","BackendType":"host-gw"}`)
 	found = checkEtcd(t, "-etcd-endpoints="+url)
 	wantFinding(t, found, checkConfig, verdictOK, "backend vxlan")
-	wantFinding(t, found, checkLeases, verdictOK, "2 leases, 2 of them reservations; 1 of 3 subnets are free; this host has none")
-	wantFinding(t, found, checkLeases, verdictNote, "1 leases are of another backend")
+	wantFinding(t, found, checkLeases, verdictOK, "2 leases, 2 of them reserved; 1 of 3 subnets free; this host has none")
+	wantFinding(t, found, checkLeases, verdictNote, "1 lease of another backend")
 
 	setKey(t, s, prefix+"/subnets/10.5.0.12-30", `{"PublicIP":"fd00::1"}`)
 	setKey(t, s, prefix+"/subnets/garbage\x1b[2J", `x`)
 	setKey(t, s, prefix+"/subnets/10.6.0.0-24", `{"PublicIP":"192.0.2.9","BackendType":"vxlan"}`)
 	found = checkEtcd(t, "-etcd-endpoints="+url)
-	wantFinding(t, found, checkLeases, verdictFailure, "0 of 3 subnets are free", "delete leases")
+	wantFinding(t, found, checkLeases, verdictFailure, "0 of 3 subnets free", "delete leases")
 	wantFinding(t, found, checkLeases, verdictWarning, "10.5.0.12-30 is not a lease", "fd00::1")
 	wantFinding(t, found, checkLeases, verdictWarning, "garbage", "is not a lease")
-	wantFinding(t, found, checkLeases, verdictNote, "1 leases are not among the subnets")
+	wantFinding(t, found, checkLeases, verdictNote, "1 lease outside the subnets")
 	for i := range 9 {
 		setKey(t, s, fmt.Sprintf("%s/subnets/bad%d", prefix, i), "x")
 	}
-	wantFinding(t, checkEtcd(t, "-etcd-endpoints="+url), checkLeases, verdictWarning, "and 6 more")
+	wantFinding(t, checkEtcd(t, "-etcd-endpoints="+url), checkLeases, verdictWarning, "and 6 records more")
 
 	setKey(t, s, prefix+"/config", `{"Network":"10.5.0.0/33"}`)
 	found = checkEtcd(t, "-etcd-endpoints="+url)
@@ -112,7 +115,7 @@ func TestCheckNewConfig(t *testing.T) {
 	found := checkEtcd(t, file, "-etcd-endpoints="+url)
 	wantFinding(t, found, checkConfig, verdictOK, "10.6.0.0/16")
 	wantFinding(t, found, checkConfig, verdictNote, "etcd has another config", "10.5.0.0/16")
-	wantFinding(t, found, checkLeases, verdictNote, "1 leases are not among the subnets")
+	wantFinding(t, found, checkLeases, verdictNote, "1 lease outside the subnets")
 
 	setKey(t, s, prefix+"/config", `{ "Network": "10.6.0.0/16" }`)
 	noFinding(t, checkEtcd(t, file, "-etcd-endpoints="+url), checkConfig, verdictNote)
@@ -270,5 +273,66 @@ func TestUnhealthyEndpoint(t *testing.T) {
 	f := endpointFinding(etcdv2.Answer{URL: "http://a", Version: "3.4.1", Unhealthy: `503, health "false"`}, true)
 	if f.Result != verdictWarning || !strings.Contains(f.Found, "not healthy") {
 		t.Errorf("got %+v", f)
+	}
+}
+
+// TestPublishedTypes: leases of udp and alloc have no backend type, as with
+// flannel.
+func TestPublishedTypes(t *testing.T) {
+	want := map[string]string{"vxlan": "vxlan", "host-gw": "host-gw", "udp": "", "alloc": ""}
+	for name, newProfile := range profiles() {
+		if p, err := newProfile(subnet.Config{}); err != nil || p.Type != name || p.Published != want[name] {
+			t.Errorf("%s: %+v, %v, want %q", name, p, err, want[name])
+		}
+	}
+}
+
+// TestCheckSlowEtcd: an etcd that takes all the time it gets leaves some for
+// the other checks, and CONFIGFILE is read before it is asked. The clock of one
+// that answers is compared.
+func TestCheckSlowEtcd(t *testing.T) {
+	stop := make(chan struct{})
+	slow := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		select {
+		case <-stop:
+		case <-r.Context().Done():
+		}
+	}))
+	defer slow.Close()
+	defer close(stop)
+	o, err := parseCheck([]string{"-timeout=900ms", "-etcd-endpoints=" + slow.URL, "-"}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), o.timeout)
+	defer cancel()
+	c := &checker{opts: o, stdin: strings.NewReader(udpConfig)}
+	text, err := c.readFile(ctx)
+	c.opts.timeout = time.Minute // of a request, so that Probe itself must end
+	c.settleConfig(text, err, c.checkEndpoints(ctx))
+	c.checkConfig()
+	if ctx.Err() != nil {
+		t.Error("etcd has used up all of -timeout")
+	}
+	wantFinding(t, c.found, checkEndpoint, verdictFailure, "no answer")
+	wantFinding(t, c.found, checkConfig, verdictOK, "10.5.0.0/16")
+}
+
+func TestCheckClock(t *testing.T) {
+	for _, off := range []time.Duration{-time.Hour, 0, time.Hour} {
+		etcd := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Date", time.Now().Add(off).UTC().Format(http.TimeFormat))
+			fmt.Fprint(w, "{}")
+		}))
+		found := checkEtcd(t, "-etcd-endpoints="+etcd.URL)
+		etcd.Close()
+		switch off {
+		case -time.Hour:
+			wantFinding(t, found, checkEndpoint, verdictNote, "behind this host's", "NTP")
+		case time.Hour:
+			wantFinding(t, found, checkEndpoint, verdictNote, "ahead of this host's", "NTP")
+		default:
+			noFinding(t, found, checkEndpoint, verdictNote)
+		}
 	}
 }

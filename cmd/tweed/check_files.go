@@ -21,8 +21,8 @@ func (c *checker) checkSubnetFile() {
 		result     verdict
 		advice     string
 	}{
-		{"-subnet-file", c.opts.subnetFile, verdictFailure, "docker would not learn its subnet: correct -subnet-file, or make the folder writable"},
-		{"-state-dir", subnet.StatePath(c.opts.stateDir, c.opts.subnetFile), verdictWarning, "the subnet is remembered in the subnet file alone, which mk-docker-opts may overwrite: correct -state-dir"},
+		{"-subnet-file", c.opts.SubnetFile, verdictFailure, "docker would not learn its subnet: correct -subnet-file, or make the folder writable"},
+		{"-state-dir", subnet.StatePath(c.opts.StateDir, c.opts.SubnetFile), verdictWarning, "the subnet is remembered in the subnet file alone, which mk-docker-opts may overwrite: correct -state-dir"},
 	} {
 		err := canReplace(f.path)
 		switch {
@@ -44,7 +44,7 @@ func (c *checker) checkPrevious() {
 	d := data{"file": file, "subnet": nil}
 	if !prev.IsValid() {
 		if c.cfg != nil {
-			c.ok(checkSubnetFile, d, "no earlier run has left a subnet in %s", c.opts.subnetFile)
+			c.ok(checkSubnetFile, d, "no earlier run has left a subnet in %s", c.opts.SubnetFile)
 		}
 		return
 	}
@@ -66,13 +66,13 @@ func (c *checker) checkPrevious() {
 // previousSubnet asks subnet.env first, then the private copy, as flanneld
 // does.
 func (c *checker) previousSubnet() (prev netip.Prefix, file string) {
-	statePath := subnet.StatePath(c.opts.stateDir, c.opts.subnetFile)
-	sn, err := subnet.ReadEnvSubnet(c.opts.subnetFile)
+	statePath := subnet.StatePath(c.opts.StateDir, c.opts.SubnetFile)
+	sn, err := subnet.ReadEnvSubnet(c.opts.SubnetFile)
 	if err == nil && sn.IsValid() {
-		return sn, c.opts.subnetFile
+		return sn, c.opts.SubnetFile
 	}
 	if err != nil {
-		c.unreadable(c.opts.subnetFile, err)
+		c.unreadable(c.opts.SubnetFile, err)
 	}
 	state, err := subnet.ReadState(statePath)
 	if err != nil {

@@ -30,10 +30,14 @@ func (c *checker) checkFirewall(ctx context.Context) {
 		c.add(f)
 		return
 	}
-	c.add(forwardingFinding(state, c.opts.forwardRules))
+	c.add(forwardingFinding(state, c.opts.ForwardRules))
+	if state.Raw != "" {
+		c.add(finding{Name: checkFirewall, Result: verdictFailure, Found: fmt.Sprintf("%s: the rule %q of table raw drops packets for the network, also those of other hosts", state.Mode, state.Raw),
+			Advice: "Docker 28 makes such rules for its containers: from 28.2 on, start dockerd with --allow-direct-routing; remove others", Data: data{"rule": state.Raw}})
+	}
 	if len(state.Beyond) > 0 {
-		c.add(finding{Name: checkFirewall, Result: verdictWarning, Found: fmt.Sprintf("nftables chain %s drops forwarded packets by default, and flanneld's rules are in iptables", strings.Join(state.Beyond, ", ")),
-			Advice: "accept packets from and to " + c.cfg.Network.String() + " there", Data: data{"chains": state.Beyond}})
+		c.add(finding{Name: checkFirewall, Result: verdictWarning, Found: fmt.Sprintf("nftables chain %s drops forwarded packets by default, and flanneld has no rules there", strings.Join(state.Beyond, ", ")),
+			Advice: "accept packets from and to " + c.cfg.Network.String() + " there, if that is not done yet", Data: data{"chains": state.Beyond}})
 	}
 }
 

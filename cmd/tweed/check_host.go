@@ -148,7 +148,7 @@ func (c *checker) checkDevices() {
 					Advice: "packets are lost for a moment when flanneld starts"})
 			}
 		case isFlannelVXLAN(l):
-			c.leftover(l, "is not of this config, which wants "+orNone(c.profile.Link))
+			c.leftover(l, "is not of this config, which wants "+c.wantedLink())
 		case isFlannelTUN(l):
 			network, _, _ := strings.Cut(strings.TrimPrefix(a.Alias, tunAlias), " ")
 			ours := network == c.cfg.Network.String()
@@ -165,11 +165,15 @@ func (c *checker) checkDevices() {
 	}
 }
 
-func orNone(link string) string {
-	if link == "" {
+// wantedLink is the name that the backend will give to its device.
+func (c *checker) wantedLink() string {
+	if c.profile.Link == "" {
 		return "none"
 	}
-	return link
+	if name, ok := strings.CutSuffix(c.profile.Link, "%d"); ok {
+		return name + "0, or the next number that is free"
+	}
+	return c.profile.Link
 }
 
 func (c *checker) leftover(l netlink.Link, why string) {
@@ -283,8 +287,25 @@ func (c *checker) checkDocker() {
 				return
 			}
 		}
+		if bridge := c.bridgeWith(own); bridge != "" {
+			c.add(finding{Name: checkDocker, Result: verdictWarning, Found: fmt.Sprintf("docker0 has %s, and %s has %s, which is %s of this host", addrs[0], bridge, own, from), Data: d,
+				Advice: "nothing, if the containers that other hosts must reach are on " + bridge + "; those on docker0 cannot be reached"})
+			return
+		}
 		c.add(finding{Name: checkDocker, Result: verdictFailure, Found: fmt.Sprintf("docker0 has %s, but %s of this host is %s: its containers cannot be reached", addrs[0], from, own), Advice: how, Data: d})
 	}
+}
+
+// bridgeWith names a bridge that has the subnet, such as cni0; it is empty if
+// there is none.
+func (c *checker) bridgeWith(own netip.Prefix) string {
+	for _, a := range c.host.addrs {
+		l := c.host.linkByIndex(a.link)
+		if l != nil && l.Type() == (&netlink.Bridge{}).Type() && a.prefix.Masked() == own {
+			return l.Attrs().Name
+		}
+	}
+	return ""
 }
 
 // ownRoute reports whether a route is one of flanneld's.

@@ -91,7 +91,9 @@ func TestCheckHost(t *testing.T) {
 		{"own device does not fit", usualHost + "ip link add flannel.1 type vxlan id 1 dev eth0 local 192.0.2.2 dstport 8472 nolearning", vxlanConfig, nil, checkDevices, verdictNote, []string{"made anew", "192.0.2.2, not 192.0.2.1"}},
 		{"another VNI on the port", usualHost + "ip link add vx7 type vxlan id 7 dev eth0 dstport 8472; ip link set vx7 up", vxlanConfig, nil, checkPort, verdictOK, []string{"shared with vx7"}},
 		{"our VNI and port taken", usualHost + "ip link add vx1 type vxlan id 1 dev eth0 dstport 8472; ip link set vx1 up", vxlanConfig, nil, checkPort, verdictFailure, []string{"vx1 has VNI 1"}},
-		{"other options on the port", usualHost + "ip link add vx7 type vxlan id 7 dev eth0 dstport 8472 gbp; ip link set vx7 up", vxlanConfig, nil, checkPort, verdictFailure, []string{"vx7", "GBP"}},
+		{"other options on the port", usualHost + "ip link add vx7 type vxlan id 7 dev eth0 dstport 8472 gbp; ip link set vx7 up", vxlanConfig, nil, checkPort, verdictFailure, []string{"vx7", "gbp, not none"}},
+		{"Cilium's device on the port", usualHost + "ip link add cilium_vxlan type vxlan external dstport 8472; ip link set cilium_vxlan up", vxlanConfig, nil, checkPort, verdictFailure, []string{"cilium_vxlan", "external, not none"}},
+		{"zero checksums on the port", usualHost + "ip link add vx7 type vxlan id 7 dev eth0 dstport 8472 udp6zerocsumrx; ip link set vx7 up", vxlanConfig, nil, checkPort, verdictFailure, []string{"vx7", "udp6zerocsumrx, not none"}},
 		{"left of another VNI", usualHost + "ip link add flannel.7 type vxlan id 7 dev eth0 dstport 9472", vxlanConfig, nil, checkDevices, verdictNote, []string{"ip link del flannel.7", "flannel.1"}},
 		{"not a vxlan device", usualHost + "ip link add flannel.1 type bridge", vxlanConfig, nil, checkDevices, verdictFailure, []string{"kind bridge"}},
 		{"TUN of the same network", usualHost + "ip tuntap add flannel0 mode tun; ip link set flannel0 alias 'flanneld udp 10.5.0.0/16 port 8285'", vxlanConfig, nil, checkDevices, verdictNote, []string{"flanneld removes it"}},
@@ -102,10 +104,14 @@ func TestCheckHost(t *testing.T) {
 		{"FORWARD drops, no rules", usualHost + "iptables -P FORWARD DROP", vxlanConfig, []string{"-iptables-forward-rules=false"}, checkFirewall, verdictWarning, []string{"ip filter FORWARD drops", "accept packets"}},
 		{"a rule rejects first", usualHost + "iptables -A FORWARD -j REJECT", vxlanConfig, nil, checkFirewall, verdictFailure, []string{"-A FORWARD -j REJECT"}},
 		{"a rule rejects last", usualHost + "iptables -A FORWARD -s 10.5.0.0/16 -j ACCEPT; iptables -A FORWARD -d 10.5.0.0/16 -j ACCEPT; iptables -A FORWARD -j REJECT", vxlanConfig, nil, checkFirewall, verdictOK, nil},
+		{"a rule of DOCKER-USER drops", usualHost + "iptables -N DOCKER-USER; iptables -A DOCKER-USER -m comment --comment 'not yet' -j DROP; iptables -A FORWARD -j DOCKER-USER", vxlanConfig, nil, checkFirewall, verdictFailure, []string{"-A DOCKER-USER", "-j DROP"}},
+		{"Docker 28", usualHost + "iptables -t raw -A PREROUTING -d 10.5.34.2/32 ! -i docker0 -j DROP", vxlanConfig, nil, checkFirewall, verdictFailure, []string{"10.5.34.2/32", "--allow-direct-routing", "28.2"}},
+		{"firewalld", usualHost + "nft 'add table inet firewalld; add chain inet firewalld filter_FORWARD {type filter hook forward priority 10;}; add rule inet firewalld filter_FORWARD reject with icmpx admin-prohibited'", vxlanConfig, nil, checkFirewall, verdictWarning, []string{"inet firewalld filter_FORWARD"}},
 		{"nftables drops besides", usualHost + "nft add table inet fw; nft add chain inet fw routed '{type filter hook forward priority 0; policy drop;}'", vxlanConfig, nil, checkFirewall, verdictWarning, []string{"inet fw routed", "10.5.0.0/16"}},
 
 		{"interface in the network", "ip link add eth0 type veth peer name far; ip addr add 10.5.9.1/24 dev eth0; ip link set eth0 up; ip link set far up", vxlanConfig, []string{"-iface=eth0"}, checkOverlap, verdictFailure, []string{"10.5.9.1", "10.5.0.0/16"}},
 		{"interface where nothing is leased", "ip link add eth0 type veth peer name far; ip addr add 10.5.9.1/24 dev eth0; ip link set eth0 up", `{"Network":"10.5.0.0/16","SubnetMin":"10.5.128.0","Backend":{"Type":"vxlan"}}`, []string{"-iface=eth0"}, checkOverlap, verdictWarning, []string{"not between SubnetMin and SubnetMax"}},
+		{"public address in the network", usualHost, vxlanConfig, []string{"-public-ip=10.5.9.9"}, checkOverlap, verdictFailure, []string{"the public address, 10.5.9.9"}},
 		{"another interface in the network", usualHost + "ip link add br9 type bridge; ip addr add 10.5.9.1/24 dev br9", vxlanConfig, nil, checkOverlap, verdictWarning, []string{"10.5.9.1/24 of br9"}},
 		{"route into the network", usualHost + "ip route add 10.5.9.0/24 via 192.0.2.3", vxlanConfig, nil, checkOverlap, verdictWarning, []string{"route to 10.5.9.0/24 by eth0"}},
 		{"route around the network", usualHost + "ip route add 10.0.0.0/8 via 192.0.2.3", vxlanConfig, nil, checkOverlap, verdictNote, []string{"route to 10.0.0.0/8"}},
@@ -116,7 +122,9 @@ func TestCheckHost(t *testing.T) {
 		{"docker without address", usualHost + "ip link add docker0 type bridge", vxlanConfig, nil, checkDocker, verdictNote, []string{"no IPv4 address"}},
 		{"unprivileged health port", usualHost, vxlanConfig, []string{"-healthz-port=8080"}, checkHealthz, verdictOK, []string{"8080 is free"}},
 		{"health port elsewhere", usualHost, vxlanConfig, []string{"-healthz-port=8080", "-healthz-ip=198.51.100.1"}, checkHealthz, verdictFailure, []string{"198.51.100.1:8080"}},
-		{"health port by name", usualHost, vxlanConfig, []string{"-healthz-port=8080", "-healthz-ip=localhost"}, checkHealthz, verdictSkipped, []string{"localhost"}},
+		{"health port by name", usualHost, vxlanConfig, []string{"-healthz-port=8080", "-healthz-ip=localhost"}, checkHealthz, verdictOK, []string{"8080 is free"}},
+		{"health port everywhere", usualHost, vxlanConfig, []string{"-healthz-port=8080", "-healthz-ip="}, checkHealthz, verdictOK, []string{"8080 is free"}},
+		{"TUN of a VXLAN", usualHost + "ip link add flannel.7 type vxlan id 7 dev eth0 dstport 9472", udpConfig, nil, checkDevices, verdictNote, []string{"wants flannel0, or the next"}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			found := checkHere(t, tt.script, tt.config, tt.args...)
@@ -156,6 +164,33 @@ func TestCheckPortUser(t *testing.T) {
 			wantFinding(t, found, tt.check, verdictFailure, "is in use by tweed.test", fmt.Sprintf("pid %d", os.Getpid()))
 		})
 	}
+}
+
+// TestSocketInodes: of TCP only those that listen have the port.
+func TestSocketInodes(t *testing.T) {
+	const text = `  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode
+   0: 0100007F:1F90 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 11 1
+   1: 0100007F:1F90 0100007F:C350 01 00000000:00000000 00:00000000 00000000     0        0 12 1
+   2: 0100007F:1F91 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 13 1
+   3: 0100007F:1F90 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 0 1
+`
+	dir := t.TempDir()
+	for name, want := range map[string]string{"tcp": "[11]", "tcp6": "[11]", "udp": "[11 12]"} {
+		file := filepath.Join(dir, name)
+		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if got := fmt.Sprint(socketInodes(file, 8080)); got != want {
+			t.Errorf("%s: %s, want %s", name, got, want)
+		}
+	}
+}
+
+// TestCheckUnknownModule: nothing is tried that might load one.
+func TestCheckUnknownModule(t *testing.T) {
+	c := &checker{privileged: true}
+	c.tryDevice("no-such-module", "it", func() error { t.Error("a device was tried"); return nil })
+	wantFinding(t, c.found, checkKernel, verdictSkipped, "no-such-module", "not known")
 }
 
 // TestCheckMounts hides /dev/net, and makes a folder read-only, in a mount
@@ -213,6 +248,7 @@ func TestCheckFiles(t *testing.T) {
 		{"state cannot be made", usualHost, good, plain, checkSubnetFile, verdictWarning, []string{"-state-dir"}},
 		{"docker fits", fmt.Sprintf(docker, "10.5.34.1/24"), good, dir, checkDocker, verdictOK, []string{"10.5.34.1/24", "the subnet file"}},
 		{"docker does not fit", fmt.Sprintf(docker, "172.17.0.1/16"), good, dir, checkDocker, verdictFailure, []string{"172.17.0.1/16", "10.5.34.0/24", "restart docker"}},
+		{"cni0 besides docker", fmt.Sprintf(docker, "172.17.0.1/16") + "; ip link add cni0 type bridge; ip addr add 10.5.34.1/24 dev cni0", good, dir, checkDocker, verdictWarning, []string{"docker0 has 172.17.0.1/16, and cni0 has 10.5.34.0/24"}},
 		{"docker of a smaller subnet", fmt.Sprintf(docker, "10.5.34.1/26"), good, dir, checkDocker, verdictFailure, nil},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 
 	"github.com/vishvananda/netlink"
@@ -56,6 +57,10 @@ func (c *checker) tryDevice(module, needed string, try func() error) {
 	case have == moduleOnDisk:
 		c.ok(checkKernel, d, "the module %s is there, and is loaded when flanneld makes its device", module)
 		return
+	case have == moduleUnknown:
+		// The kernel may look for it elsewhere, and load it.
+		c.skip(checkKernel, "%s: whether a device can be made is not known: the module is %s", module, have)
+		return
 	case !c.privileged:
 		c.skip(checkKernel, "%s: whether a device can be made needs root; the module %s is %s", module, module, have)
 		return
@@ -77,9 +82,13 @@ const (
 	moduleUnknown = "not known to /sys or /lib/modules"
 )
 
-// findModule looks into /sys/module and into what depmod(8) has written.
+// findModule looks into /sys/module, /proc/misc (of tun) and into what depmod(8) has written.
 func findModule(name string) string {
 	if _, err := os.Stat(filepath.Join("/sys/module", name)); err == nil {
+		return moduleLoaded
+	}
+	// What is built in may have no parameters, and so no folder there.
+	if text, err := os.ReadFile("/proc/misc"); err == nil && slices.Contains(strings.Fields(string(text)), name) {
 		return moduleLoaded
 	}
 	var u unix.Utsname

@@ -24,7 +24,7 @@ func (c *checker) checkOverlap() {
 			c.overlapAddr(c.under.PublicIP, "the public address", "take another Network: packets to this host would be sent into the overlay itself")
 		}
 	}
-	for _, endpoint := range c.opts.etcd.Endpoints {
+	for _, endpoint := range c.opts.Etcd.Endpoints {
 		if u, err := url.Parse(endpoint); err == nil && c.opts.askEtcd {
 			if a, err := netip.ParseAddr(u.Hostname()); err == nil {
 				c.overlapAddr(a, "the etcd endpoint "+u.Host, "take another Network, or hosts may lose etcd")

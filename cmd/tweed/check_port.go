@@ -2,9 +2,11 @@ package main
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"net"
 	"net/netip"
 	"os"
@@ -20,7 +22,7 @@ import (
 
 // checkPort looks whether the backend's UDP port can be had, or is already had
 // by flanneld itself.
-func (c *checker) checkPort() {
+func (c *checker) checkPort(ctx context.Context) {
 	if !c.needs(checkPort, true, true) || c.profile.Port == 0 {
 		return
 	}
@@ -33,7 +35,7 @@ func (c *checker) checkPort() {
 	if c.profile.Type == vxlan.Type && c.checkVXLANPort(d) {
 		return
 	}
-	err := tryBind("udp4", at)
+	err := tryBind(ctx, "udp4", at.String())
 	switch {
 	case err == nil:
 		c.ok(checkPort, d, "UDP port %d is free; it must be open between the hosts", c.profile.Port)
@@ -46,6 +48,7 @@ func (c *checker) checkPort() {
 
 // checkVXLANPort reports whether vxlan devices explain who has the port.
 func (c *checker) checkVXLANPort(d data) bool {
+	wanted := socketOptions(&netlink.Vxlan{GBP: c.profile.GBP})
 	for _, l := range c.host.links {
 		dev, ok := l.(*netlink.Vxlan)
 		if !ok || dev.Port != c.profile.Port {
@@ -58,8 +61,8 @@ func (c *checker) checkVXLANPort(d data) bool {
 		case dev.VxlanId == c.profile.VNI:
 			c.add(finding{Name: checkPort, Result: verdictFailure, Found: fmt.Sprintf("%s has VNI %d on UDP port %d already", dev.Name, dev.VxlanId, dev.Port), Data: d,
 				Advice: "flanneld would not start: remove that device, or choose another VNI or Port in Backend, the same for all hosts"})
-		case dev.GBP != c.profile.GBP:
-			c.add(finding{Name: checkPort, Result: verdictFailure, Found: fmt.Sprintf("%s has UDP port %d with other options (GBP %t)", dev.Name, dev.Port, dev.GBP), Data: d,
+		case socketOptions(dev) != wanted:
+			c.add(finding{Name: checkPort, Result: verdictFailure, Found: fmt.Sprintf("%s has UDP port %d with other options: %s, not %s", dev.Name, dev.Port, socketOptions(dev), wanted), Data: d,
 				Advice: "flanneld would not start: remove that device, or choose another Port in Backend, the same for all hosts"})
 		default:
 			continue // devices with different VNIs share a port
@@ -76,24 +79,37 @@ func (c *checker) checkVXLANPort(d data) bool {
 	return false
 }
 
+// socketOptions lists what must be the same for devices to share a port
+// (VXLAN_F_RCV_FLAGS in include/net/vxlan.h), by the names of ip-link(8), as far
+// as netlink tells it here.
+func socketOptions(dev *netlink.Vxlan) string {
+	var set []string
+	for _, o := range []struct {
+		name string
+		on   bool
+	}{{"gbp", dev.GBP}, {"external", dev.FlowBased}, {"udp6zerocsumrx", dev.UDP6ZeroCSumRx}} {
+		if o.on {
+			set = append(set, o.name)
+		}
+	}
+	return cmp.Or(strings.Join(set, " "), "none")
+}
+
 // checkHealthzPort looks whether the port of the health checks can be had.
-func (c *checker) checkHealthzPort() {
-	if c.opts.healthzPort <= 0 || c.opts.healthzPort > 65535 {
+func (c *checker) checkHealthzPort(ctx context.Context) {
+	port := c.opts.HealthzPort
+	if port <= 0 || port > math.MaxUint16 {
 		return
 	}
-	ip, err := netip.ParseAddr(c.opts.healthzIP)
-	if err != nil {
-		c.skip(checkHealthz, "-healthz-ip %q is not an address", c.opts.healthzIP)
-		return
-	}
-	at := netip.AddrPortFrom(ip, uint16(c.opts.healthzPort))
-	d := data{"protocol": "tcp", "port": c.opts.healthzPort, "address": ip, "user": nil}
-	err = tryBind("tcp", at)
+	// As flanneld has it: also a host name, or nothing for all addresses.
+	at := net.JoinHostPort(c.opts.HealthzIP, strconv.Itoa(port))
+	d := data{"protocol": "tcp", "port": port, "address": c.opts.HealthzIP, "user": nil}
+	err := tryBind(ctx, "tcp", at)
 	switch {
 	case err == nil:
-		c.ok(checkHealthz, d, "TCP port %d is free", at.Port())
+		c.ok(checkHealthz, d, "TCP port %d is free", port)
 	case errors.Is(err, unix.EADDRINUSE):
-		c.taken(checkHealthz, "tcp", at.Port(), d, "flanneld would not start: choose another -healthz-port")
+		c.taken(checkHealthz, "tcp", uint16(port), d, "flanneld would not start: choose another -healthz-port")
 	default:
 		c.add(finding{Name: checkHealthz, Result: verdictFailure, Found: fmt.Sprintf("TCP %s cannot be opened: %v", at, err), Advice: "flanneld would not start: correct -healthz-ip and -healthz-port", Data: d})
 	}
@@ -120,16 +136,16 @@ func (c *checker) taken(name, protocol string, port uint16, d data, advice strin
 
 // tryBind opens a socket for a moment, in the network namespace of the calling
 // thread. It sends nothing.
-func tryBind(network string, at netip.AddrPort) error {
+func tryBind(ctx context.Context, network, at string) error {
 	var lc net.ListenConfig
 	if network == "tcp" {
-		l, err := lc.Listen(context.Background(), network, at.String())
+		l, err := lc.Listen(ctx, network, at)
 		if err != nil {
 			return err
 		}
 		return l.Close()
 	}
-	p, err := lc.ListenPacket(context.Background(), network, at.String())
+	p, err := lc.ListenPacket(ctx, network, at)
 	if err != nil {
 		return err
 	}

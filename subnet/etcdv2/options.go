@@ -68,12 +68,15 @@ type endpoint struct {
 
 var _ subnet.Store = (*Store)(nil)
 
+// ErrEndpoints is in those errors of Open that are about Options.Endpoints.
+var ErrEndpoints = errors.New("-etcd-endpoints")
+
 // Open checks the options and reads the TLS files. It does not talk to etcd:
 // every error is an operator's mistake, and names the flag, its value and what
 // is valid.
 func Open(o Options) (*Store, error) {
 	if len(o.Endpoints) == 0 {
-		return nil, errors.New("-etcd-endpoints is empty: want a list such as " + wantEndpoint)
+		return nil, fmt.Errorf("%w is empty: want a list such as %s", ErrEndpoints, wantEndpoint)
 	}
 	s := &Store{opts: o, prefix: strings.TrimSuffix(path.Clean("/"+o.Prefix), "/")}
 	if s.opts.RequestTimeout == 0 {
@@ -89,7 +92,7 @@ func Open(o Options) (*Store, error) {
 		ep, err := parseEndpoint(raw)
 		if err != nil && !strings.Contains(raw, "@") && strings.Contains(strings.Join(o.Endpoints, ","), "@") {
 			// It may be one half of a password.
-			err = errors.New("-etcd-endpoints: an element is not a URL (write %2C for a comma in a password): want a list such as " + wantEndpoint)
+			err = fmt.Errorf("%w: an element is not a URL (write %%2C for a comma in a password): want a list such as %s", ErrEndpoints, wantEndpoint)
 		}
 		if err != nil {
 			return nil, err
@@ -122,7 +125,7 @@ const wantEndpoint = "http://192.0.2.1:2379,https://etcd.example:2379"
 
 func parseEndpoint(raw string) (endpoint, error) {
 	bad := func(why string) (endpoint, error) {
-		return endpoint{}, fmt.Errorf("-etcd-endpoints: %q: %s: want a list such as %s", hideUserinfo(raw), why, wantEndpoint)
+		return endpoint{}, fmt.Errorf("%w: %q: %s: want a list such as %s", ErrEndpoints, hideUserinfo(raw), why, wantEndpoint)
 	}
 	u, err := url.Parse(raw)
 	switch {

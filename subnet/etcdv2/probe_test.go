@@ -50,9 +50,10 @@ func TestProbe(t *testing.T) {
 	if err != nil || len(both) != 2 || both[0].Err == nil || both[0].URL != "http://127.0.0.1:1" || both[1].Err != nil || strings.Contains(both[0].Err.Error(), "s3cr3t") {
 		t.Errorf("two endpoints: %+v, %v", both, err)
 	}
-	for _, bad := range []Options{{}, {Endpoints: []string{"x"}}, {Endpoints: []string{url}, CAFile: "/none"}} {
-		if answers, err := Probe(t.Context(), bad); err == nil {
-			t.Errorf("%+v: %+v, want an error", bad, answers)
+	for _, bad := range []Options{{}, {Endpoints: []string{"x"}}, {Endpoints: []string{"http://u:a", "b@h"}}, {Endpoints: []string{url}, CAFile: "/none"}} {
+		answers, err := Probe(t.Context(), bad)
+		if err == nil || errors.Is(err, ErrEndpoints) != (bad.CAFile == "") {
+			t.Errorf("%+v: %+v, %v, want an error", bad, answers, err)
 		}
 	}
 

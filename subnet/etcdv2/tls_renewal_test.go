@@ -2,6 +2,7 @@ package etcdv2
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"io"
 	"log/slog"
@@ -14,6 +15,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -247,11 +249,31 @@ func TestRenewalWhileWatching(t *testing.T) {
 	dir := t.TempDir()
 	ca := newTestCA(t, dir, "ca")
 	server := issueTLS(t, ca, "server", []string{"127.0.0.1"}, time.Time{})
-	endpoint := startEtcd(t, embedetcd.Options{TLS: &server}).Endpoints()[0]
+	etcd := startEtcd(t, embedetcd.Options{TLS: &server})
 	clients := []embedetcd.TLS{issueTLS(t, ca, "one", nil, time.Time{}), issueTLS(t, ca, "two", nil, time.Time{})}
-	r := openReplaced(t, endpoint, clients[0])
+	r := openReplaced(t, etcd.Endpoints()[0], clients[0])
 	r.transports.opts.Log = slog.New(slog.DiscardHandler) // the buffer is for one goroutine
+	const key, peer = "/coreos.com/network/subnets/10.5.3.0-24", `{"PublicIP":"192.0.2.1"}`
+	set(t, etcd, key, peer, 0)
+	snap, err := r.List(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	const changes = 30
+	watch := func(want int) {
+		seen, enough := 0, errors.New("enough")
+		err := r.Watch(t.Context(), snap.Revision, func([]subnet.Event) error {
+			if seen++; seen == want {
+				return enough
+			}
+			return nil
+		})
+		if err != enough {
+			t.Errorf("watch: %v after %d changes, want %d", err, seen, want)
+		}
+	}
 	var wg sync.WaitGroup
+	wg.Go(func() { watch(changes) })
 	for range 4 {
 		wg.Go(func() {
 			for range 20 {
@@ -263,11 +285,62 @@ func TestRenewalWhileWatching(t *testing.T) {
 			}
 		})
 	}
-	for i := range 30 { // a mismatched pair every other time
+	for i := range changes { // a mismatched pair every other time
 		r.copy(clients[i%2].CertFile, "client.pem")
 		r.copy(clients[i%2].KeyFile, "client-key.pem")
+		set(t, etcd, key, peer, 0)
 	}
 	wg.Wait()
+
+	// A watch alone looks at the files, too.
+	r.copy(clients[0].CertFile, "client.pem")
+	r.copy(clients[0].KeyFile, "client-key.pem")
+	watch(1)
+	if got := r.transports.leaf.Load().Subject.CommonName; got != "one" {
+		t.Errorf("a watch goes on with the certificate of %q, want that of %q", got, "one")
+	}
+}
+
+// TestRenewalEndsConnections: no connection outlives the files that it was made
+// with, nor the Store, but for its request.
+func TestRenewalEndsConnections(t *testing.T) {
+	dir := t.TempDir()
+	ca := newTestCA(t, dir, "ca")
+	server := issueTLS(t, ca, "server", []string{"127.0.0.1"}, time.Time{})
+	next := issueTLS(t, ca, "next", nil, time.Time{})
+	target := strings.TrimPrefix(startEtcd(t, embedetcd.Options{TLS: &server}).Endpoints()[0], "https://")
+	var opened, closed atomic.Int64
+	r := openReplaced(t, "https://"+serve(t, func(c net.Conn) {
+		there, err := net.Dial("tcp", target)
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		defer there.Close()
+		opened.Add(1)
+		go io.Copy(c, there)
+		io.Copy(there, c) // until the client closes
+		closed.Add(1)
+	}), issueTLS(t, ca, "client", nil, time.Time{}))
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	list := func() {
+		t.Helper()
+		if _, err := r.List(ctx); err != nil {
+			t.Fatal(err)
+		}
+	}
+	list()
+	list()
+	r.copy(next.CertFile, "client.pem")
+	r.copy(next.KeyFile, "client-key.pem")
+	list()
+	waitUntil(ctx, t, 1, &closed)
+	r.Close()
+	waitUntil(ctx, t, 2, &closed)
+	if n := opened.Load(); n != 2 {
+		t.Errorf("%d connections, want one for each pair of files", n)
+	}
 }
 
 // startProxy runs a proxy that tunnels CONNECT to target, whatever was asked

@@ -211,7 +211,7 @@ func (s *site) checkNodes() {
 	s.t.Helper()
 	n := s.nodes[0]
 	n.copyProgram(binary(s.t, "tweed"), filepath.Join(binDir, "tweed"))
-	check := "set -a; . /etc/default/flanneld; " + binDir + "/tweed check $FLANNEL_OPTIONS"
+	check := binDir + "/tweed check -env-file /etc/default/flanneld"
 	said := n.sh("%s", check)
 	if err := contains(said, n.Addr.String(), "this host has "+n.subnet.String(), "certificate"); err != nil {
 		s.t.Error(err)

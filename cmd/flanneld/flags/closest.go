@@ -1,15 +1,14 @@
-package main
+package flags
 
 import "strings"
 
-// closest returns the candidate that takes the fewest edits to reach, whatever
-// the case of letters, or "" if all take more than three, or more than half of
-// the candidate's own letters.
-func closest(word string, candidates []string) string {
+// Closest returns the candidate that takes the fewest edits to reach, or "" if
+// all take more than three, or as many as it has letters of its own, to which
+// the prefix of our variables does not count.
+func Closest(word string, candidates []string) string {
 	best, least := "", 4
 	for _, c := range candidates {
-		own := strings.TrimPrefix(c, envPrefix)
-		if d := editDistance(strings.ToLower(word), strings.ToLower(c)); d < least && 2*d <= len(own) {
+		if d := editDistance(word, c); d < least && d < len(strings.TrimPrefix(c, envPrefix)) {
 			best, least = c, d
 		}
 	}

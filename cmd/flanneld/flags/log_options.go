@@ -1,59 +1,52 @@
-package main
+package flags
 
 import (
 	"errors"
 	"fmt"
-	"log/slog"
 	"path/filepath"
 	"strconv"
 	"strings"
 )
 
-// logOptions are the values of -v, -vmodule and -log_backtrace_at. The zero
+// LogOptions are the values of -v, -vmodule and -log_backtrace_at. The zero
 // value logs at slog.LevelInfo and above.
-type logOptions struct {
-	verbosity int
-	modules   moduleList
-	traceAt   tracePoint
+type LogOptions struct {
+	Verbosity int
+	Modules   ModuleList
+	TraceAt   TracePoint
 }
 
-// verbosityOf returns the least -v at which a record is written.
-func verbosityOf(l slog.Level) int {
-	if l >= slog.LevelInfo {
-		return 0
-	}
-	return (int(slog.LevelInfo-l) + 3) / 4
-}
-
-// verbosityFor returns the -v that holds for a source file. -vmodule can raise
+// VerbosityFor returns the -v that holds for a source file. -vmodule can raise
 // it, not lower it; Info and above are written even where -v is negative.
-func (o logOptions) verbosityFor(file string) int {
-	for _, m := range o.modules {
+func (o LogOptions) VerbosityFor(file string) int {
+	for _, m := range o.Modules {
 		if ok, _ := filepath.Match(m.pattern, strings.TrimSuffix(file, ".go")); ok {
-			return max(0, o.verbosity, m.verbosity)
+			return max(0, o.Verbosity, m.verbosity)
 		}
 	}
-	return max(0, o.verbosity)
+	return max(0, o.Verbosity)
 }
 
-func (o logOptions) mostVerbose() int {
-	most := max(0, o.verbosity)
-	for _, m := range o.modules {
+// MostVerbose returns the largest -v that holds for any file.
+func (o LogOptions) MostVerbose() int {
+	most := max(0, o.Verbosity)
+	for _, m := range o.Modules {
 		most = max(most, m.verbosity)
 	}
 	return most
 }
 
-// A moduleList is the flag.Value of -vmodule. The first pattern that matches
+// A ModuleList is the flag.Value of -vmodule. The first pattern that matches
 // the base name of a source file without ".go" decides.
-type moduleList []module
+type ModuleList []module
 
 type module struct {
 	pattern   string
 	verbosity int
 }
 
-func (l *moduleList) String() string {
+// String implements flag.Value.
+func (l *ModuleList) String() string {
 	var parts []string
 	for _, m := range *l {
 		parts = append(parts, fmt.Sprintf("%s=%d", m.pattern, m.verbosity))
@@ -61,9 +54,9 @@ func (l *moduleList) String() string {
 	return strings.Join(parts, ",")
 }
 
-// Set allows empty elements, as glog does: "a=1,,b=2,".
-func (l *moduleList) Set(text string) error {
-	var list moduleList
+// Set implements flag.Value. It allows empty elements, as glog does: "a=1,,b=2,".
+func (l *ModuleList) Set(text string) error {
+	var list ModuleList
 	for part := range strings.SplitSeq(text, ",") {
 		if part == "" {
 			continue
@@ -79,25 +72,28 @@ func (l *moduleList) Set(text string) error {
 	return nil
 }
 
-// A tracePoint is the flag.Value of -log_backtrace_at: a line of the source
+// A TracePoint is the flag.Value of -log_backtrace_at: a line of the source
 // that adds a stack trace to what it logs. The zero value is no line.
-type tracePoint struct {
+type TracePoint struct {
 	file string
 	line int
 }
 
-func (p tracePoint) matches(file string, line int) bool { return p.line == line && p.file == file }
+// Matches reports whether p is this line; file is a base name.
+func (p TracePoint) Matches(file string, line int) bool { return p.line == line && p.file == file }
 
-func (p *tracePoint) String() string {
+// String implements flag.Value.
+func (p *TracePoint) String() string {
 	if p.line == 0 {
 		return ""
 	}
 	return fmt.Sprintf("%s:%d", p.file, p.line)
 }
 
-func (p *tracePoint) Set(text string) error {
+// Set implements flag.Value.
+func (p *TracePoint) Set(text string) error {
 	if text == "" {
-		*p = tracePoint{}
+		*p = TracePoint{}
 		return nil
 	}
 	file, number, _ := strings.Cut(text, ":")
@@ -105,6 +101,6 @@ func (p *tracePoint) Set(text string) error {
 	if err != nil || line == 0 || file == "" || strings.Contains(file, "/") {
 		return errors.New("want FILE.go:LINE, such as run.go:88")
 	}
-	*p = tracePoint{file, int(line)}
+	*p = TracePoint{file, int(line)}
 	return nil
 }

@@ -1,7 +1,8 @@
-package main
+package flags
 
 import (
 	"bytes"
+	"errors"
 	"flag"
 	"fmt"
 	"log/slog"
@@ -28,7 +29,7 @@ var flannelFlags = map[string]string{
 
 func TestFlagsAndDefaults(t *testing.T) {
 	got := make(map[string]string)
-	new(raw).flagSet("flanneld").VisitAll(func(f *flag.Flag) { got[f.Name] = f.DefValue })
+	New("flanneld").VisitAll(func(f *flag.Flag) { got[f.Name] = f.DefValue })
 	if got["state-dir"] != "/var/lib/flanneld" {
 		t.Errorf("-state-dir defaults to %q", got["state-dir"])
 	}
@@ -44,16 +45,16 @@ func TestFlagsAndDefaults(t *testing.T) {
 	}
 }
 
-// runParse is parse, with the notes as text.
-func runParse(t *testing.T, args, environ []string) (o options, notes, stderr string, exit *exitStatus) {
+// runParse is Parse, with the notes as text.
+func runParse(t *testing.T, args, environ []string) (o Options, notes, stderr string, err error) {
 	t.Helper()
 	var out bytes.Buffer
-	o, list, exit := parse(append([]string{"flanneld"}, args...), environ, &out)
+	o, list, err := Parse(append([]string{"flanneld"}, args...), environ, "v1.2.3", &out)
 	var b strings.Builder
 	for _, n := range list {
-		fmt.Fprintf(&b, "%v %s\n", n.level, n.text)
+		fmt.Fprintf(&b, "%v %s\n", n.Level, n.Text)
 	}
-	return o, b.String(), out.String(), exit
+	return o, b.String(), out.String(), err
 }
 
 func TestParse(t *testing.T) {
@@ -61,65 +62,65 @@ func TestParse(t *testing.T) {
 		name string
 		args []string
 		env  []string
-		want func(o options) bool
+		want func(o Options) bool
 		note string // text in the notes; none at all if empty
 	}{
-		{name: "defaults", want: func(o options) bool {
-			return slices.Equal(o.etcd.Endpoints, []string{"http://127.0.0.1:4001", "http://127.0.0.1:2379"}) &&
-				o.etcd.Prefix == "/coreos.com/network" && o.subnetFile == "/run/flannel/subnet.env" && o.stateDir == "/var/lib/flanneld" &&
-				o.renewMargin == time.Hour && o.iptablesResync == 5*time.Second && o.forwardRules && !o.ipMasq && !o.blackholeRoute &&
-				o.healthzIP == "0.0.0.0" && o.healthzPort == 0 && len(o.iface.Ifaces) == 0
+		{name: "defaults", want: func(o Options) bool {
+			return slices.Equal(o.Etcd.Endpoints, []string{"http://127.0.0.1:4001", "http://127.0.0.1:2379"}) &&
+				o.Etcd.Prefix == "/coreos.com/network" && o.SubnetFile == "/run/flannel/subnet.env" && o.StateDir == "/var/lib/flanneld" &&
+				o.RenewMargin == time.Hour && o.IPTablesResync == 5*time.Second && o.ForwardRules && !o.IPMasq && !o.BlackholeRoute &&
+				o.HealthzIP == "0.0.0.0" && o.HealthzPort == 0 && len(o.Iface.Ifaces) == 0
 		}},
 		{name: "all", args: strings.Fields("-etcd-endpoints=https://a:1,https://b:2 --etcd-prefix /p -etcd-cafile ca -etcd-certfile cert -etcd-keyfile key " +
 			"-etcd-username u -etcd-password p -iface eth0 -iface=192.0.2.1 -iface-regex ^eth -iface-regex ^en -iface-can-reach 192.0.2.2 -public-ip 192.0.2.3 " +
 			"-subnet-file f -state-dir d -subnet-lease-renew-margin 1439 -ip-masq -ip-masq-fully-random-disable -iptables-resync 0x10 -iptables-forward-rules=false " +
 			"-ip-blackhole-route=T -healthz-ip ::1 -healthz-port 65535 -v 2 -vmodule a=1 -log_backtrace_at a.go:1"),
-			want: func(o options) bool {
-				return slices.Equal(o.etcd.Endpoints, []string{"https://a:1", "https://b:2"}) && o.etcd.Prefix == "/p" &&
-					o.etcd.CAFile == "ca" && o.etcd.CertFile == "cert" && o.etcd.KeyFile == "key" && o.etcd.Username == "u" && o.etcd.Password == "p" &&
-					slices.Equal(o.iface.Ifaces, []string{"eth0", "192.0.2.1"}) && slices.Equal(o.iface.Regexes, []string{"^eth", "^en"}) &&
-					o.iface.CanReach == "192.0.2.2" && o.iface.PublicIP == "192.0.2.3" && o.subnetFile == "f" && o.stateDir == "d" &&
-					o.renewMargin == 1439*time.Minute && o.ipMasq && o.iptablesResync == 16*time.Second && !o.forwardRules && o.blackholeRoute &&
-					o.healthzIP == "::1" && o.healthzPort == 65535 && o.logging.verbosity == 2 && len(o.logging.modules) == 1 && o.logging.traceAt.line == 1
+			want: func(o Options) bool {
+				return slices.Equal(o.Etcd.Endpoints, []string{"https://a:1", "https://b:2"}) && o.Etcd.Prefix == "/p" &&
+					o.Etcd.CAFile == "ca" && o.Etcd.CertFile == "cert" && o.Etcd.KeyFile == "key" && o.Etcd.Username == "u" && o.Etcd.Password == "p" &&
+					slices.Equal(o.Iface.Ifaces, []string{"eth0", "192.0.2.1"}) && slices.Equal(o.Iface.Regexes, []string{"^eth", "^en"}) &&
+					o.Iface.CanReach == "192.0.2.2" && o.Iface.PublicIP == "192.0.2.3" && o.SubnetFile == "f" && o.StateDir == "d" &&
+					o.RenewMargin == 1439*time.Minute && o.IPMasq && o.IPTablesResync == 16*time.Second && !o.ForwardRules && o.BlackholeRoute &&
+					o.HealthzIP == "::1" && o.HealthzPort == 65535 && o.Log.Verbosity == 2 && len(o.Log.Modules) == 1 && o.Log.TraceAt.line == 1
 			}},
 		{name: "endpoints are not trimmed", args: []string{"-etcd-endpoints", "http://a:1, http://b:2"},
-			want: func(o options) bool { return slices.Equal(o.etcd.Endpoints, []string{"http://a:1", " http://b:2"}) }},
+			want: func(o Options) bool { return slices.Equal(o.Etcd.Endpoints, []string{"http://a:1", " http://b:2"}) }},
 		{name: "empty endpoint", args: []string{"-etcd-endpoints", "http://a:1,"},
-			want: func(o options) bool { return slices.Equal(o.etcd.Endpoints, []string{"http://a:1"}) }, note: "has an empty element"},
+			want: func(o Options) bool { return slices.Equal(o.Etcd.Endpoints, []string{"http://a:1"}) }, note: "has an empty element"},
 		{name: "stops at the first word", args: strings.Fields("-ip-masq true -iface eth1"),
-			want: func(o options) bool { return o.ipMasq && o.iface.Ifaces == nil }, note: `behind -ip-masq, 3 word(s), because`},
-		{name: "smallest margin", args: []string{"-subnet-lease-renew-margin=1"}, want: func(o options) bool { return o.renewMargin == time.Minute }},
-		{name: "negative port is off", args: []string{"-healthz-port=-1"}, want: func(o options) bool { return o.healthzPort == 0 }, note: "-healthz-port -1 switches"},
-		{name: "kubernetes flags at their defaults", args: []string{"-kube-subnet-mgr=false", "-kube-api-url=", "-set-node-network-unavailable"}, want: func(options) bool { return true }},
-		{name: "a password with a blank is not told", args: []string{"-etcd-password", "-pa55", "word", "x"}, want: func(o options) bool { return o.etcd.Password == "-pa55" }, note: "behind -etcd-password, 2 word(s)"},
-		{name: "nor one behind an empty value", args: []string{"-etcd-password=", "pa55word"}, want: func(o options) bool { return o.etcd.Password == "" }, note: "behind -etcd-password, 1 word(s)"},
-		{name: "a word before all flags", args: []string{"word", "-ip-masq"}, want: func(o options) bool { return !o.ipMasq }, note: "behind flanneld, 2 word(s)"},
-		{name: "last value counts", args: []string{"-etcd-prefix=/a", "-etcd-prefix=/b"}, want: func(o options) bool { return o.etcd.Prefix == "/b" }},
+			want: func(o Options) bool { return o.IPMasq && o.Iface.Ifaces == nil }, note: `behind -ip-masq, 3 word(s), because`},
+		{name: "smallest margin", args: []string{"-subnet-lease-renew-margin=1"}, want: func(o Options) bool { return o.RenewMargin == time.Minute }},
+		{name: "negative port is off", args: []string{"-healthz-port=-1"}, want: func(o Options) bool { return o.HealthzPort == 0 }, note: "-healthz-port -1 switches"},
+		{name: "kubernetes flags at their defaults", args: []string{"-kube-subnet-mgr=false", "-kube-api-url=", "-set-node-network-unavailable"}, want: func(Options) bool { return true }},
+		{name: "a password with a blank is not told", args: []string{"-etcd-password", "-pa55", "word", "x"}, want: func(o Options) bool { return o.Etcd.Password == "-pa55" }, note: "behind -etcd-password, 2 word(s)"},
+		{name: "nor one behind an empty value", args: []string{"-etcd-password=", "pa55word"}, want: func(o Options) bool { return o.Etcd.Password == "" }, note: "behind -etcd-password, 1 word(s)"},
+		{name: "a word before all flags", args: []string{"word", "-ip-masq"}, want: func(o Options) bool { return !o.IPMasq }, note: "behind flanneld, 2 word(s)"},
+		{name: "last value counts", args: []string{"-etcd-prefix=/a", "-etcd-prefix=/b"}, want: func(o Options) bool { return o.Etcd.Prefix == "/b" }},
 
 		{name: "environment", env: []string{"FLANNELD_ETCD_PREFIX=/env", "FLANNELD_IP_MASQ=true", "FLANNELD_V=3", "FLANNELD_VMODULE=a=1", "FLANNELD_LOG_BACKTRACE_AT=a.go:1", "FLANNELD_ETCD_PASSWORD=x=y"},
-			want: func(o options) bool {
-				return o.etcd.Prefix == "/env" && o.ipMasq && o.logging.verbosity == 3 && o.logging.mostVerbose() == 3 && o.logging.traceAt.line == 1 && o.etcd.Password == "x=y"
+			want: func(o Options) bool {
+				return o.Etcd.Prefix == "/env" && o.IPMasq && o.Log.Verbosity == 3 && o.Log.MostVerbose() == 3 && o.Log.TraceAt.line == 1 && o.Etcd.Password == "x=y"
 			}},
 		{name: "command line wins", args: []string{"-etcd-prefix=/arg", "-iface=eth0"}, env: []string{"FLANNELD_ETCD_PREFIX=/env", "FLANNELD_IFACE=eth1"},
-			want: func(o options) bool { return o.etcd.Prefix == "/arg" && slices.Equal(o.iface.Ifaces, []string{"eth0"}) }},
-		{name: "even with the default", args: []string{"-healthz-port=0"}, env: []string{"FLANNELD_HEALTHZ_PORT=1"}, want: func(o options) bool { return o.healthzPort == 0 }},
-		{name: "empty is unset", env: []string{"FLANNELD_ETCD_PREFIX=", "FLANNELD_IFACE=", "FLANNELD_V="}, want: func(o options) bool { return o.etcd.Prefix == "/coreos.com/network" && o.iface.Ifaces == nil }},
-		{name: "one element", env: []string{"FLANNELD_IFACE=eth0,eth1 eth2"}, want: func(o options) bool { return slices.Equal(o.iface.Ifaces, []string{"eth0,eth1 eth2"}) }},
-		{name: "first of two", env: []string{"FLANNELD_V=1", "FLANNELD_V=2"}, want: func(o options) bool { return o.logging.verbosity == 1 }},
-		{name: "version has no effect", env: []string{"FLANNELD_VERSION=v0.10.0"}, want: func(options) bool { return true }},
-		{name: "other programs' variables", env: []string{"FLANNEL_ETCD_PREFIX=/x", "flanneld_v=1", "XFLANNELD_V=1", "novalue", ""}, want: func(o options) bool { return o.logging.verbosity == 0 }},
-		{name: "bad number", env: []string{"FLANNELD_HEALTHZ_PORT=80a"}, want: func(o options) bool { return o.healthzPort == 0 },
+			want: func(o Options) bool { return o.Etcd.Prefix == "/arg" && slices.Equal(o.Iface.Ifaces, []string{"eth0"}) }},
+		{name: "even with the default", args: []string{"-healthz-port=0"}, env: []string{"FLANNELD_HEALTHZ_PORT=1"}, want: func(o Options) bool { return o.HealthzPort == 0 }},
+		{name: "empty is unset", env: []string{"FLANNELD_ETCD_PREFIX=", "FLANNELD_IFACE=", "FLANNELD_V="}, want: func(o Options) bool { return o.Etcd.Prefix == "/coreos.com/network" && o.Iface.Ifaces == nil }},
+		{name: "one element", env: []string{"FLANNELD_IFACE=eth0,eth1 eth2"}, want: func(o Options) bool { return slices.Equal(o.Iface.Ifaces, []string{"eth0,eth1 eth2"}) }},
+		{name: "first of two", env: []string{"FLANNELD_V=1", "FLANNELD_V=2"}, want: func(o Options) bool { return o.Log.Verbosity == 1 }},
+		{name: "version has no effect", env: []string{"FLANNELD_VERSION=v0.10.0"}, want: func(Options) bool { return true }},
+		{name: "other programs' variables", env: []string{"FLANNEL_ETCD_PREFIX=/x", "flanneld_v=1", "XFLANNELD_V=1", "novalue", ""}, want: func(o Options) bool { return o.Log.Verbosity == 0 }},
+		{name: "bad number", env: []string{"FLANNELD_HEALTHZ_PORT=80a"}, want: func(o Options) bool { return o.HealthzPort == 0 },
 			note: `ERROR ignoring FLANNELD_HEALTHZ_PORT="80a": want a whole number; going on with -healthz-port=0`},
-		{name: "bad switch", env: []string{"FLANNELD_IP_MASQ=yes"}, want: func(o options) bool { return !o.ipMasq }, note: `FLANNELD_IP_MASQ="yes": want true or false; going on with -ip-masq=false`},
-		{name: "bad module list", env: []string{"FLANNELD_VMODULE=x"}, want: func(o options) bool { return o.logging.modules == nil }, note: `FLANNELD_VMODULE="x": element "x": want`},
-		{name: "unknown", env: []string{"FLANNELD_ETCD_PREFX=/x"}, want: func(options) bool { return true }, note: "WARN ignoring the unknown environment variable FLANNELD_ETCD_PREFX, did you mean FLANNELD_ETCD_PREFIX?"},
-		{name: "quite unknown", env: []string{"FLANNELD_SERVICE_HOST=10.0.0.1"}, want: func(options) bool { return true }, note: "variable FLANNELD_SERVICE_HOST\n"},
+		{name: "bad switch", env: []string{"FLANNELD_IP_MASQ=yes"}, want: func(o Options) bool { return !o.IPMasq }, note: `FLANNELD_IP_MASQ="yes": want true or false; going on with -ip-masq=false`},
+		{name: "bad module list", env: []string{"FLANNELD_VMODULE=x"}, want: func(o Options) bool { return o.Log.Modules == nil }, note: `FLANNELD_VMODULE="x": element "x": want`},
+		{name: "unknown", env: []string{"FLANNELD_ETCD_PREFX=/x"}, want: func(Options) bool { return true }, note: "WARN ignoring the unknown environment variable FLANNELD_ETCD_PREFX, did you mean FLANNELD_ETCD_PREFIX?"},
+		{name: "quite unknown", env: []string{"FLANNELD_SERVICE_HOST=10.0.0.1"}, want: func(Options) bool { return true }, note: "variable FLANNELD_SERVICE_HOST\n"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			o, notes, stderr, exit := runParse(t, tt.args, tt.env)
-			if exit != nil {
-				t.Fatalf("exit %d: %s", exit.code, stderr)
+			o, notes, stderr, err := runParse(t, tt.args, tt.env)
+			if err != nil {
+				t.Fatalf("%v: %s", err, stderr)
 			}
 			if !tt.want(o) {
 				t.Errorf("got %+v", o)
@@ -141,12 +142,12 @@ func TestParseExits(t *testing.T) {
 		args []string
 		env  []string
 		code int
-		want string // texts on stderr, separated by |
+		want string // texts, separated by |
 	}{
 		{name: "-h", args: []string{"-h"}, want: usage + "|FLANNELD_ETCD_ENDPOINTS|  ETCDCTL_API=2 etcdctl set "},
 		{name: "-help", args: []string{"-help"}, want: usage},
-		{name: "-version", args: []string{"-version"}, want: versionText() + "\n"},
-		{name: "-version comes before the environment", args: []string{"-version"}, env: []string{"FLANNELD_V=x", "FLANNELD_NONSENSE=1"}, want: versionText() + "\n"},
+		{name: "-version", args: []string{"-version"}, want: "v1.2.3\n"},
+		{name: "-version comes before the environment", args: []string{"-version"}, env: []string{"FLANNELD_V=x", "FLANNELD_NONSENSE=1"}, want: "v1.2.3\n"},
 		{name: "-version behind a word", args: []string{"x", "-version", "-kube-subnet-mgr"}, env: []string{"FLANNELD_KUBE_SUBNET_MGR=1"}, code: 1, want: "not supported yet"},
 		{name: "flags behind -version are parsed", args: []string{"-version", "-nonsense"}, want: usage + "|flanneld: flag provided but not defined: -nonsense\n"},
 		{name: "unknown, near another", args: []string{"-ifcae", "eth0"}, want: usage + "|\nflanneld: flag provided but not defined: -ifcae (did you mean -iface?)\n"},
@@ -181,20 +182,20 @@ func TestParseExits(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			_, _, stderr, exit := runParse(t, tt.args, tt.env)
-			if exit == nil || exit.code != tt.code {
-				t.Fatalf("exit %v, want %d", exit, tt.code)
+			_, notes, stderr, err := runParse(t, tt.args, tt.env)
+			if err == nil || errors.Is(err, ErrTold) != (tt.code == 0) {
+				t.Fatalf("error %v, want exit status %d", err, tt.code)
+			}
+			if tt.code == 1 && stderr != "" {
+				t.Errorf("stderr %q, want nothing: there is no log yet", stderr)
 			}
 			for want := range strings.SplitSeq(tt.want, "|") {
-				if !strings.Contains(stderr, want) {
-					t.Errorf("stderr %q, want %q", stderr, want)
+				if all := notes + stderr + err.Error(); !strings.Contains(all, want) {
+					t.Errorf("told %q, want %q", all, want)
 				}
 			}
 			if strings.HasPrefix(tt.name, "-version") && tt.code == 0 && stderr != tt.want {
 				t.Errorf("stderr %q, want just %q", stderr, tt.want)
-			}
-			if lines := strings.Split(strings.TrimSuffix(stderr, "\n"), "\n"); tt.code == 1 && glogLine.FindString(lines[len(lines)-1]) == "" {
-				t.Errorf("not a glog line: %q", lines[len(lines)-1])
 			}
 		})
 	}
@@ -210,9 +211,9 @@ func TestSecretsAreNotTold(t *testing.T) {
 		for _, args := range [][]string{nil, {"-h"}, {"-etcd-password", secret, "-nonsense"}, {"-etcd-password=" + secret, "-healthz-port=-1"},
 			{"-etcd-endpoints=http://root:" + secret + "@192.0.2.1:2379,"},
 			{"-ip-masq", "-etcd-password", "my", secret}, {"-etcd-password=my", secret}} {
-			_, notes, stderr, _ := runParse(t, args, env)
-			if strings.Contains(notes+stderr, secret) {
-				t.Errorf("%q %q: told %s%s", args, env, notes, stderr)
+			_, notes, stderr, err := runParse(t, args, env)
+			if told := fmt.Sprint(notes, stderr, err); strings.Contains(told, secret) {
+				t.Errorf("%q %q: told %s", args, env, told)
 			}
 		}
 	}
@@ -220,7 +221,7 @@ func TestSecretsAreNotTold(t *testing.T) {
 
 func TestUsageNamesEveryFlagAndItsUnit(t *testing.T) {
 	_, _, text, _ := runParse(t, []string{"-h"}, nil)
-	new(raw).flagSet("flanneld").VisitAll(func(f *flag.Flag) {
+	New("flanneld").VisitAll(func(f *flag.Flag) {
 		if !strings.Contains(text, "\n  -"+f.Name) {
 			t.Errorf("-%s is not in the usage", f.Name)
 		}
@@ -240,19 +241,19 @@ func FuzzParse(f *testing.F) {
 	f.Add("-subnet-lease-renew-margin 1440 -healthz-port=-1", "FLANNELD_=1 FLANNELD_IFACE=")
 	f.Fuzz(func(t *testing.T, line, environ string) {
 		var out bytes.Buffer
-		o, notes, exit := parse(append([]string{"flanneld"}, strings.Fields(line)...), strings.Fields(environ), &out)
-		if exit != nil {
-			if out.Len() == 0 {
-				t.Error("exits without a word")
+		o, notes, err := Parse(append([]string{"flanneld"}, strings.Fields(line)...), strings.Fields(environ), "v1", &out)
+		if err != nil {
+			if errors.Is(err, ErrTold) == (out.Len() == 0) {
+				t.Errorf("%v, printed %q", err, out.String())
 			}
 			return
 		}
-		if out.Len() > 0 || len(o.etcd.Endpoints) == 0 || o.renewMargin < time.Minute || o.renewMargin >= 24*time.Hour ||
-			o.iptablesResync < time.Second || o.healthzPort < 0 || o.healthzPort > 65535 {
+		if out.Len() > 0 || len(o.Etcd.Endpoints) == 0 || o.RenewMargin < time.Minute || o.RenewMargin >= 24*time.Hour ||
+			o.IPTablesResync < time.Second || o.HealthzPort < 0 || o.HealthzPort > 65535 {
 			t.Errorf("accepted %+v, printed %q", o, out.String())
 		}
 		for _, n := range notes {
-			if n.text == "" || n.level < slog.LevelWarn {
+			if n.Text == "" || n.Level < slog.LevelWarn {
 				t.Errorf("note %+v", n)
 			}
 		}

@@ -1,82 +1,63 @@
-package main
+package flags
 
 import (
 	"flag"
 	"fmt"
 	"io"
-	"runtime/debug"
-	"strings"
 )
 
-// version is set by the linker: -ldflags "-X main.version=v1.2.3".
-var version string
-
-func versionText() string {
-	if version != "" {
-		return version
-	}
-	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" {
-		return info.Main.Version
-	}
-	return "unknown"
-}
-
-// flagSet defines all flags, with their defaults, as setting r. It prints
-// nothing by itself.
-func (r *raw) flagSet(name string) *flag.FlagSet {
-	fs := flag.NewFlagSet(name, flag.ContinueOnError)
-	fs.SetOutput(io.Discard)
-
+// define adds all flags, with their defaults, as setting r.
+func (r *raw) define(fs *flag.FlagSet) {
 	fs.StringVar(&r.endpoints, "etcd-endpoints", "http://127.0.0.1:4001,http://127.0.0.1:2379",
 		"`URLs` of the etcd members (v2 API), separated by commas without blanks,\nsuch as https://192.0.2.10:2379,https://192.0.2.11:2379")
-	fs.StringVar(&r.etcd.Prefix, "etcd-prefix", "/coreos.com/network",
+	fs.StringVar(&r.Etcd.Prefix, "etcd-prefix", "/coreos.com/network",
 		"etcd `key` that holds the network: KEY/config is the network config,\nKEY/subnets/ has one lease per node")
-	fs.StringVar(&r.etcd.CAFile, "etcd-cafile", "",
+	fs.StringVar(&r.Etcd.CAFile, "etcd-cafile", "",
 		"`file` with the certificate authority that etcd's server certificates are checked against (PEM)")
-	fs.StringVar(&r.etcd.CertFile, "etcd-certfile", "",
+	fs.StringVar(&r.Etcd.CertFile, "etcd-certfile", "",
 		"`file` with the client certificate for etcd (PEM); needs -etcd-keyfile")
-	fs.StringVar(&r.etcd.KeyFile, "etcd-keyfile", "",
+	fs.StringVar(&r.Etcd.KeyFile, "etcd-keyfile", "",
 		"`file` with the private key of -etcd-certfile (PEM)")
-	fs.StringVar(&r.etcd.Username, "etcd-username", "",
+	fs.StringVar(&r.Etcd.Username, "etcd-username", "",
 		"user `name` for etcd's basic authentication")
-	fs.StringVar(&r.etcd.Password, "etcd-password", "",
+	fs.StringVar(&r.Etcd.Password, "etcd-password", "",
 		"`password` of -etcd-username; better given as FLANNELD_ETCD_PASSWORD,\nbecause command lines can be read by all users of the host")
 
-	fs.Var((*list)(&r.iface.Ifaces), "iface",
+	fs.Var((*list)(&r.Iface.Ifaces), "iface",
 		"`name or IPv4 address` of the interface that faces the other nodes, such as eth1 or 192.0.2.1;\nmay be repeated, the first usable one is taken. Without any choice it is the interface of the\ndefault route with the lowest metric")
-	fs.Var((*list)(&r.iface.Regexes), "iface-regex",
+	fs.Var((*list)(&r.Iface.Regexes), "iface-regex",
 		"regular `expression` that chooses the interface by its first IPv4 address, else by its name,\nsuch as '^192\\.0\\.2\\.' or '^eth'; may be repeated, tried after all -iface")
-	fs.StringVar(&r.iface.CanReach, "iface-can-reach", "",
+	fs.StringVar(&r.Iface.CanReach, "iface-can-reach", "",
 		"`IPv4 address` of another host: choose the interface and address by which the kernel reaches it;\ntried after all -iface and -iface-regex")
-	fs.StringVar(&r.iface.PublicIP, "public-ip", "",
+	fs.StringVar(&r.Iface.PublicIP, "public-ip", "",
 		"`IPv4 address` at which the other nodes reach this one, such as the outer one behind NAT\n(default: the interface's address)")
 	fs.StringVar(&r.publicIPv6, "public-ipv6", "",
 		"IPv6 `address` of the same; not supported yet")
 
-	fs.StringVar(&r.subnetFile, "subnet-file", "/run/flannel/subnet.env",
+	fs.StringVar(&r.SubnetFile, "subnet-file", "/run/flannel/subnet.env",
 		"`file` to tell docker and scripts the subnet, MTU and masquerading;\nread back at start to keep the subnet")
-	fs.StringVar(&r.stateDir, "state-dir", "/var/lib/flanneld",
+	fs.StringVar(&r.StateDir, "state-dir", "/var/lib/flanneld",
 		"`folder` of a private copy of the subnet, for when the subnet file was\noverwritten or lost (flannel has no such flag)")
 	r.marginMinutes = 60
 	fs.Var((*number)(&r.marginMinutes), "subnet-lease-renew-margin",
 		"`minutes` before its end at which the 24 h lease is renewed, 1 to 1439")
 
-	fs.Var((*boolean)(&r.ipMasq), "ip-masq",
+	fs.Var((*boolean)(&r.IPMasq), "ip-masq",
 		"masquerade what leaves the overlay network (docker then needs --ip-masq=false, see mk-docker-opts)")
 	fs.Var((*boolean)(new(bool)), "ip-masq-fully-random-disable",
 		"accepted for compatibility: source ports are never chosen fully at random")
-	r.forwardRules = true
-	fs.Var((*boolean)(&r.forwardRules), "iptables-forward-rules",
+	r.ForwardRules = true
+	fs.Var((*boolean)(&r.ForwardRules), "iptables-forward-rules",
 		"accept forwarded packets from and to the overlay network in the firewall")
 	r.resyncSeconds = 5
 	fs.Var((*number)(&r.resyncSeconds), "iptables-resync",
 		"`seconds` between two checks of the firewall rules, 1 or more")
-	fs.Var((*boolean)(&r.blackholeRoute), "ip-blackhole-route",
+	fs.Var((*boolean)(&r.BlackholeRoute), "ip-blackhole-route",
 		"add a blackhole route for this node's own subnet, so that packets to pods that are gone do not loop")
 
-	fs.StringVar(&r.healthzIP, "healthz-ip", "0.0.0.0",
+	fs.StringVar(&r.HealthzIP, "healthz-ip", "0.0.0.0",
 		"`address` that serves /healthz (alive), /readyz (ready to carry packets)\nand /metrics (for Prometheus)")
-	fs.Var((*number)(&r.healthzPort), "healthz-port",
+	fs.Var((*number)(&r.HealthzPort), "healthz-port",
 		"`port` that serves them, such as 8081; 0 for none")
 
 	fs.Var(new(boolean), "kube-subnet-mgr",
@@ -93,24 +74,23 @@ func (r *raw) flagSet(name string) *flag.FlagSet {
 	fs.Var((*boolean)(&nodeNetwork), "set-node-network-unavailable",
 		"not supported yet: clear the node's condition NetworkUnavailable")
 
-	fs.Var((*number)(&r.logging.verbosity), "v",
+	fs.Var((*number)(&r.Log.Verbosity), "v",
 		"log `level`: 1 adds details, 0 is quiet")
-	fs.Var(&r.logging.modules, "vmodule",
+	fs.Var(&r.Log.Modules, "vmodule",
 		"log levels of single source `files`, such as run=1,wait*=2")
-	fs.Var(&r.logging.traceAt, "log_backtrace_at",
+	fs.Var(&r.Log.TraceAt, "log_backtrace_at",
 		"`line` of the source that adds a stack trace to what it logs, such as run.go:88")
 	fs.Var((*boolean)(&r.version), "version",
 		"print the version and exit")
-	return fs
 }
 
 // usage keeps the form that flannel's has: one line, then the flags in
 // alphabetical order.
-func usage(fs *flag.FlagSet, w io.Writer) {
-	fmt.Fprintf(w, "Usage: %s [OPTION]...\n", fs.Name())
-	fs.SetOutput(w)
-	fs.PrintDefaults()
-	fs.SetOutput(io.Discard)
+func (s *Set) usage(w io.Writer) {
+	fmt.Fprintf(w, "Usage: %s [OPTION]...\n", s.Name())
+	s.SetOutput(w)
+	s.PrintDefaults()
+	s.SetOutput(io.Discard)
 	fmt.Fprint(w, `
 Each flag may also be given as an environment variable: FLANNELD_, then its name
 in capitals with "_" for "-", as in FLANNELD_ETCD_ENDPOINTS or FLANNELD_IP_MASQ=true.
@@ -124,20 +104,4 @@ begin with "stats: ". It may be sent at any time and interrupts nothing.
 Before the first start, write the network config to etcd, such as
   ETCDCTL_API=2 etcdctl set /coreos.com/network/config '{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan"}}'
 `)
-}
-
-// explain adds a guess to the error of an unknown flag.
-func explain(fs *flag.FlagSet, err error) string {
-	const unknown = "flag provided but not defined: -"
-	text := err.Error()
-	name, ok := strings.CutPrefix(text, unknown)
-	if !ok {
-		return text
-	}
-	var names []string
-	fs.VisitAll(func(f *flag.Flag) { names = append(names, f.Name) })
-	if near := closest(name, names); near != "" {
-		text += " (did you mean -" + near + "?)"
-	}
-	return text
 }
