@@ -48,6 +48,7 @@ stage() {
 	install -m 755 "$root/usr/bin/mk-docker-opts" "$tarball/mk-docker-opts.sh"
 	put 644 README.md LICENSE packaging/systemd/flanneld.service "$tarball"
 	install -m 600 packaging/default/flanneld "$tarball/flanneld.default"
+	install -m 644 packaging/systemd/docker.service.d/flannel.conf "$tarball/docker-flannel.conf"
 	chmod -R u=rwX,go=rX "$work/$1" # folders that install made on the way
 	chmod 600 "$root/etc/default/flanneld" "$tarball/flanneld.default"
 	find "$work/$1" -exec touch -h -d "@$SOURCE_DATE_EPOCH" {} +
@@ -58,7 +59,7 @@ pack() {
 	name=tweed-$VERSION-linux-$1.tar.gz
 	tar -C "$work/$1/tarball" --format=gnu --sort=name --owner=0 --group=0 --numeric-owner \
 		--mtime="@$SOURCE_DATE_EPOCH" -cf "$work/$1.tar" flanneld mk-docker-opts.sh README.md \
-		LICENSE flanneld.default flanneld.service tweed
+		LICENSE docker-flannel.conf flanneld.default flanneld.service tweed
 	gzip -n <"$work/$1.tar" >"$out/$name"
 
 	NFPM_VERSION=$(package_version)

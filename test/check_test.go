@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"tweed/test/lab"
+	"tweed/test/nstest"
 )
 
 // checkReport is what `tweed check -o json` prints.
@@ -157,7 +158,7 @@ func TestCheckWithoutRoot(t *testing.T) {
 	t.Parallel()
 	setpriv, err := exec.LookPath("setpriv")
 	if err != nil {
-		t.Skip("missing: setpriv (util-linux)")
+		nstest.Missing(t, "setpriv (util-linux)")
 	}
 	c := newLab(t, lab.Options{})
 	n := c.addHost()

@@ -206,21 +206,8 @@ func (c *cluster) wantNoPing(from lab.NS, to netip.Addr) {
 // eventually waits up to 20 s until check finds nothing to complain about.
 func (c *cluster) eventually(what string, check func() error) {
 	c.t.Helper()
-	ctx, cancel := context.WithTimeout(c.ctx, 20*time.Second)
-	defer cancel()
-	tick := time.NewTicker(50 * time.Millisecond)
-	defer tick.Stop()
-	for {
-		err := check()
-		if err == nil {
-			return
-		}
-		select {
-		case <-ctx.Done():
-			c.t.Errorf("waited for %s: %v", what, err)
-			return
-		case <-tick.C:
-		}
+	if err := nstest.Await(c.ctx, 20*time.Second, check); err != nil {
+		c.t.Errorf("waited for %s: %v", what, err)
 	}
 }
 

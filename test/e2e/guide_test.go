@@ -9,7 +9,7 @@ import (
 // docker stop when flanneld does.
 const (
 	guideFlanneld = `[Unit]
-Description=Flanneld overlay address etcd agent
+Description=Flanneld overlay network
 After=network-online.target network.target
 Before=docker.service
 
@@ -64,11 +64,7 @@ func TestGuideUnits(t *testing.T) {
 	other.installCerts()
 	other.installFlanneld(other.options())
 	other.startFlanneld()
-	s.startDockers()
-	for _, n := range s.nodes {
-		n.web()
-	}
-	s.wantTraffic()
+	s.startContainers()
 
 	subnet, docker, pid := n.subnet, n.show("docker", "MainPID"), n.show("flanneld", "MainPID")
 	unchanged := func(what string) {

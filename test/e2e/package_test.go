@@ -78,11 +78,7 @@ func TestPackage(t *testing.T) {
 	other.installCerts()
 	other.installFlanneld(other.options())
 	other.startFlanneld()
-	s.startDockers()
-	for _, n := range s.nodes {
-		n.web()
-	}
-	s.wantTraffic()
+	s.startContainers()
 
 	options := n.read(n.Root("etc/default/flanneld"))
 	before, pid, docker := n.subnet, n.show("flanneld", "MainPID"), n.show("docker", "MainPID")

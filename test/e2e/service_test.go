@@ -137,11 +137,7 @@ func TestSubnetTaken(t *testing.T) {
 	s.writeConfig("vxlan")
 	s.installAll()
 	s.startAll(1450)
-	s.startDockers()
-	for _, n := range s.nodes {
-		n.web()
-	}
-	s.wantTraffic()
+	s.startContainers()
 
 	n := s.nodes[0]
 	before := n.subnet

@@ -172,20 +172,8 @@ func (s *site) step(name string, f func()) bool {
 // eventually waits until check finds nothing to complain about.
 func (s *site) eventually(what string, check func() error) {
 	s.t.Helper()
-	ctx, cancel := context.WithTimeout(s.ctx, 40*time.Second)
-	defer cancel()
-	tick := time.NewTicker(50 * time.Millisecond)
-	defer tick.Stop()
-	for {
-		err := check()
-		if err == nil {
-			return
-		}
-		select {
-		case <-ctx.Done():
-			s.t.Fatalf("waited for %s: %v", what, err)
-		case <-tick.C:
-		}
+	if err := nstest.Await(s.ctx, 40*time.Second, check); err != nil {
+		s.t.Fatalf("waited for %s: %v", what, err)
 	}
 }
 

@@ -118,6 +118,17 @@ func (s *site) startDockers() {
 	}
 }
 
+// startContainers starts docker and a container on all nodes, and waits until
+// these reach each other.
+func (s *site) startContainers() {
+	s.t.Helper()
+	s.startDockers()
+	for _, n := range s.nodes {
+		n.web()
+	}
+	s.wantTraffic()
+}
+
 // wantConnected starts a container on each node and tries all paths.
 func (s *site) wantConnected(mtu int) {
 	s.t.Helper()

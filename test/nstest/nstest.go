@@ -1,5 +1,5 @@
-// Package nstest puts kernel tests into fresh network namespaces. Only tests
-// import it.
+// Package nstest puts kernel tests into fresh network namespaces, says what is
+// missing on a machine, and waits for conditions. Only tests import it.
 package nstest
 
 import (

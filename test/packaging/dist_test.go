@@ -165,7 +165,7 @@ func testTarball(t *testing.T, path, arch string) {
 		write(t, filepath.Join(dir, filepath.Base(h.Name)), string(b), 0o755)
 	}
 	want := []string{
-		"LICENSE 644", "README.md 644", "flanneld 755", "flanneld.default 600", "flanneld.service 644",
+		"LICENSE 644", "README.md 644", "docker-flannel.conf 644", "flanneld 755", "flanneld.default 600", "flanneld.service 644",
 		"mk-docker-opts.sh 755", "tweed 755",
 	}
 	slices.Sort(list)
