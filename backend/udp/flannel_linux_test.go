@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"net"
 	"net/netip"
+	"runtime"
 	"testing"
 	"time"
 
@@ -35,17 +36,19 @@ func TestFlannelPeer(t *testing.T) {
 
 			const segments, size, firstSeq = 1000, 1432, 1<<32 - 700_000 // it wraps around
 			var stream []byte
-			for i := range segments {
-				data := bytes.Repeat([]byte{byte(i), byte(i >> 8)}, size/2)
-				stream = append(stream, data...)
-				p := tcpPacket(t, b.pod(), a.pod(), uint32(firstSeq+i*size), data)
-				if i%10 == 3 { // what is behind the packet's end belongs to nobody
-					p = append(p, "trailing"...)
+			onOneCPU(t, func() {
+				for i := range segments {
+					data := bytes.Repeat([]byte{byte(i), byte(i >> 8)}, size/2)
+					stream = append(stream, data...)
+					p := tcpPacket(t, b.pod(), a.pod(), uint32(firstSeq+i*size), data)
+					if i%10 == 3 { // what is behind the packet's end belongs to nobody
+						p = append(p, "trailing"...)
+					}
+					if _, err := peer.WriteToUDPAddrPort(p, netip.AddrPortFrom(a.addr, defaultPort)); err != nil {
+						t.Fatal(err)
+					}
 				}
-				if _, err := peer.WriteToUDPAddrPort(p, netip.AddrPortFrom(a.addr, defaultPort)); err != nil {
-					t.Fatal(err)
-				}
-			}
+			})
 			run(t, onA) // all of them are there
 
 			// A raw socket sees what the kernel got of us, merged or not.
@@ -95,6 +98,28 @@ func TestFlannelPeer(t *testing.T) {
 			}
 		})
 	}
+}
+
+// onOneCPU calls f on a thread that stays on its CPU. A veth queues what it gets
+// per CPU: under load, a sender that moves overtakes itself.
+func onOneCPU(t *testing.T, f func()) {
+	t.Helper()
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	var all, one unix.CPUSet
+	if err := unix.SchedGetaffinity(0, &all); err != nil {
+		t.Fatal(err)
+	}
+	for cpu := 0; one.Count() == 0; cpu++ {
+		if all.IsSet(cpu) {
+			one.Set(cpu)
+		}
+	}
+	if err := unix.SchedSetaffinity(0, &one); err != nil {
+		t.Fatal(err)
+	}
+	defer unix.SchedSetaffinity(0, &all)
+	f()
 }
 
 // tcpPacket is a TCP segment in the middle of a connection.
