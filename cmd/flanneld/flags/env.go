@@ -18,10 +18,10 @@ func envName(flagName string) string {
 }
 
 // ApplyEnv sets every flag of flanneld that the command line did not give from
-// its variable, those of environ, which has the form of os.Environ. An empty variable counts as unset, and a repeatable flag gets one
-// element. What cannot be parsed is noted, and the default stays. Values of
-// unknown variables are never told, as one may be a password under a name with
-// a typing error.
+// its variable, one of environ, which has the form of os.Environ. An empty
+// variable counts as unset, and a repeatable flag gets one element. What cannot be
+// parsed is noted, and the default stays. Values of unknown variables are never
+// told, as one may be a password under a name with a typing error.
 func (s *Set) ApplyEnv(environ []string) []Note {
 	vars := make(map[string]string)
 	for _, kv := range environ {
