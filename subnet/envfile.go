@@ -7,10 +7,7 @@ import (
 	"io"
 	"net/netip"
 	"os"
-	"path/filepath"
-	"syscall"
 
-	"github.com/google/renameio/v2"
 	"github.com/joho/godotenv"
 )
 
@@ -85,27 +82,4 @@ func ReadEnvSubnet(path string) (netip.Prefix, error) {
 		return netip.Prefix{}, fmt.Errorf("read %s: FLANNEL_SUBNET %q: want an IPv4 subnet such as 10.5.34.1/24", path, text)
 	}
 	return sn.Masked(), nil
-}
-
-// replaceFile writes b to path by way of a synced temporary file beside it.
-func replaceFile(path string, b []byte, mode os.FileMode) error {
-	dir := filepath.Dir(path)
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return err
-	}
-	err := renameio.WriteFile(path, b, mode, renameio.WithTempDir(dir), renameio.WithStaticPermissions(mode))
-	if err != nil {
-		return fmt.Errorf("write %s: %w", path, err)
-	}
-	// The rename itself is on disk only once the folder is.
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	defer d.Close()
-	// Some file systems cannot sync a folder and answer EINVAL.
-	if err := d.Sync(); err != nil && !errors.Is(err, errors.ErrUnsupported) && !errors.Is(err, syscall.EINVAL) {
-		return fmt.Errorf("sync %s: %w", dir, err)
-	}
-	return nil
 }

@@ -21,29 +21,54 @@ var ErrLeaseLost = errors.New("lease lost")
 type Manager struct {
 	// Trouble, if not nil, is told each time why Acquire has to try again.
 	Trouble func(why error)
+	// Protected, if not nil, returns which addresses no peer may have in its
+	// subnet. Run asks it whenever records have changed.
+	Protected func() []Protected
+	// ExitOnConfigChange makes Run end with ErrConfigChanged once the store holds
+	// a valid network config that is not the one this node works with.
+	ExitOnConfigChange bool
 
 	store  Store
 	cfg    Config
 	margin time.Duration
 	log    *slog.Logger
-	bad    atomic.Int64 // unreadable records in the store
 
-	acquired time.Time // when Acquire last succeeded
+	bad     atomic.Int64 // unreadable records in the store
+	refused atomic.Int64 // readable ones that are not served
+	differs atomic.Bool  // the config in the store from cfg
+
+	// Between Runs nothing of this is forgotten.
+	identity
+	acquired   time.Time // when Acquire last succeeded
+	table      *table
+	listed     bool            // whether table is complete
+	unreadable map[string]bool // keys of records
+	configTold string          // what was last said of the config in the store
 }
 
 // NewManager returns a Manager for the network cfg. It renews a lease when
 // margin is left of its life.
 func NewManager(store Store, cfg Config, margin time.Duration, log *slog.Logger) *Manager {
-	return &Manager{store: store, cfg: cfg, margin: margin, log: log}
+	return &Manager{store: store, cfg: cfg, margin: margin, log: log,
+		table: newTable(cfg, log), unreadable: map[string]bool{}}
 }
 
 // BadRecords returns how many unreadable records the store holds, all of which
 // are skipped. It may be called at any time.
 func (m *Manager) BadRecords() int64 { return m.bad.Load() }
 
+// Refused returns how many readable records of other nodes are not served, because
+// they would lead packets astray. It may be called at any time.
+func (m *Manager) Refused() int64 { return m.refused.Load() }
+
+// ConfigDiffers reports whether the network config in the store is gone, invalid,
+// or another than the one this node works with. It may be called at any time.
+func (m *Manager) ConfigDiffers() bool { return m.differs.Load() }
+
 // Acquire leases a subnet, in this order: the one that a record with our
-// public IP already holds, then those of prev that are still free, then any
-// free one. It never overwrites another node's record. Lost races and an
+// public IP already holds, or the one we had under a former public IP, then those
+// of prev that are still free, then any free one. It never overwrites another
+// node's record. Lost races and an
 // unreachable store are retried until ctx ends; ipam.ErrExhausted is returned.
 // It is not safe for concurrent use.
 func (m *Manager) Acquire(ctx context.Context, a Attrs, prev ...netip.Prefix) (Lease, error) {
@@ -51,12 +76,14 @@ func (m *Manager) Acquire(ctx context.Context, a Attrs, prev ...netip.Prefix) (L
 	if time.Since(m.acquired) < repairEvery {
 		pause(ctx, repairRecordAfter)
 	}
+	m.become(a)
 	wait := backoff{min: 100 * time.Millisecond, max: 10 * time.Second}
 	for {
 		l, err := m.tryAcquire(ctx, a, prev)
 		switch {
 		case err == nil:
 			m.acquired = time.Now()
+			m.own, m.moved = l, false
 			return l, nil
 		case ctx.Err() != nil:
 			return Lease{}, ctx.Err()
@@ -85,6 +112,7 @@ func (m *Manager) tryAcquire(ctx context.Context, a Attrs, prev []netip.Prefix) 
 	m.noteBad(snap.Bad)
 	m.bad.Store(int64(len(snap.Bad)))
 
+	m.seen = snap.Revision
 	if l, ok := m.chooseOwn(snap.Leases, a.PublicIP, prev); ok {
 		m.log.Info(fmt.Sprintf("Found lease (%s) for current IP (%s), reusing", l.Subnet, a.PublicIP))
 		l.Attrs = a
@@ -127,9 +155,9 @@ func (m *Manager) tryAcquire(ctx context.Context, a Attrs, prev []netip.Prefix) 
 	return l, nil
 }
 
-// chooseOwn finds the lease to keep among those of our public IP that fit the
-// config: a reservation first, because an operator made it, then the subnet
-// that we had, then whichever comes first.
+// chooseOwn finds the lease to keep among ours that fit the config: a reservation
+// first, because an operator made it, then the subnet that we had, then whichever
+// comes first.
 func (m *Manager) chooseOwn(leases []Lease, ip netip.Addr, prev []netip.Prefix) (own Lease, ok bool) {
 	rank := func(l Lease) int {
 		if l.Reserved() {
@@ -143,7 +171,8 @@ func (m *Manager) chooseOwn(leases []Lease, ip netip.Addr, prev []netip.Prefix) 
 		return 1 + len(prev)
 	}
 	for _, l := range leases {
-		if l.Attrs.PublicIP == ip && m.cfg.Contains(l.Subnet) && (!ok || rank(l) < rank(own)) {
+		ours := l.Attrs.PublicIP == ip || m.wroteBefore(l)
+		if ours && m.cfg.Contains(l.Subnet) && (!ok || rank(l) < rank(own)) {
 			own, ok = l, true
 		}
 	}

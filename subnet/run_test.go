@@ -3,6 +3,7 @@ package subnet_test
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"slices"
 	"strings"
 	"sync"
@@ -22,6 +23,8 @@ type node struct {
 	lease  subnet.Lease
 	cancel context.CancelFunc
 	done   chan error
+	log    lockedBuffer
+	slow   time.Duration // what a sync takes
 
 	mu    sync.Mutex
 	peers []subnet.Lease
@@ -31,23 +34,68 @@ type node struct {
 
 func startNode(t *testing.T, store *subnettest.Memory) *node {
 	t.Helper()
-	m := manager(t, store, network)
-	l, err := m.Acquire(t.Context(), self, prefix("10.5.1.0/24"))
+	n := newNode(t, store)
+	n.acquire(self, "10.5.1.0/24")
+	n.run(n.lease)
+	return n
+}
+
+func newNode(t *testing.T, store *subnettest.Memory) *node {
+	t.Helper()
+	n := &node{t: t, store: store, done: make(chan error, 1)}
+	cfg, err := subnet.ParseConfig([]byte(network))
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithCancel(t.Context())
-	n := &node{t: t, m: m, store: store, lease: l, cancel: cancel, done: make(chan error, 1)}
+	n.m = subnet.NewManager(store, cfg, time.Hour, slog.New(slog.NewTextHandler(&n.log, nil)))
+	return n
+}
+
+func (n *node) acquire(a subnet.Attrs, prev string) {
+	n.t.Helper()
+	l, err := n.m.Acquire(n.t.Context(), a, prefix(prev))
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	n.lease = l
+}
+
+func (n *node) run(own subnet.Lease) {
+	ctx, cancel := context.WithCancel(n.t.Context())
+	n.cancel = cancel
 	go func() {
-		n.done <- m.Run(ctx, l, func(_ context.Context, peers []subnet.Lease) error {
+		n.done <- n.m.Run(ctx, own, func(_ context.Context, peers []subnet.Lease) error {
+			if n.slow > 0 {
+				time.Sleep(n.slow)
+			}
 			n.mu.Lock()
 			defer n.mu.Unlock()
-			n.peers, n.syncs = peers, n.syncs+1
+			n.peers, n.syncs = slices.Clone(peers), n.syncs+1
 			return n.fail
 		})
 	}()
 	synctest.Wait()
-	return n
+}
+
+// logged counts the lines with a text.
+func (n *node) logged(text string) int { return strings.Count(n.log.String(), text) }
+
+// A lockedBuffer is written by several goroutines.
+type lockedBuffer struct {
+	mu sync.Mutex
+	b  strings.Builder
+}
+
+func (l *lockedBuffer) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
+}
+
+func (l *lockedBuffer) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
 }
 
 // set makes further syncs fail with err, and returns how many there were since

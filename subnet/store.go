@@ -65,7 +65,8 @@ type BadRecord struct {
 	Revision int64 // as Lease.Revision
 }
 
-// An Event is one change to one record. Exactly one of the three cases holds.
+// An Event is one change to one record, or to the network config. Exactly one of
+// the cases holds.
 type Event struct {
 	Kind     EventKind
 	Lease    Lease        // Put
@@ -81,4 +82,8 @@ const (
 	Put     EventKind = iota // the record now holds Lease
 	Removed                  // the record of Subnet was deleted or has expired
 	Bad                      // the record was written with something unreadable
+
+	// Configured: the network config was written or removed. The event has
+	// nothing but Kind and Revision; read the config by Store.Config.
+	Configured
 )

@@ -27,8 +27,15 @@ var (
 // library only tells that it cannot parse it. It is client.CancelableTransport.
 type exchange struct {
 	base     http.RoundTripper
-	cluster  string // if set, the cluster that has to answer
-	answered func() // is told that etcd has answered
+	cluster  string            // if set, the cluster that has to answer
+	answered func()            // is told that etcd has answered
+	indexed  func(index int64) // if set, is told X-Etcd-Index, before the body has come
+
+	// digest, if set, reads a result as it arrives, and returns what the library
+	// is to see of it.
+	digest func(body io.Reader) ([]byte, error)
+	// progress is called whenever another progressStep has arrived.
+	progress func()
 
 	sent  atomic.Bool // a connection was there, so the server may have acted
 	index int64       // X-Etcd-Index of the answer; 0 before its header is there
@@ -70,8 +77,17 @@ func (x *exchange) check(resp *http.Response) error {
 		return errNewCluster
 	}
 	x.index = index
+	if x.indexed != nil {
+		x.indexed(index)
+	}
 	x.answered()
-	resp.Body = &nodeBody{ReadCloser: resp.Body}
+	digest := x.digest
+	if digest == nil {
+		digest = wholeNode
+	}
+	resp.Body = &digestBody{ReadCloser: resp.Body, digest: func(body io.Reader) ([]byte, error) {
+		return digest(&meter{src: body, progress: x.progress})
+	}}
 	return nil
 }
 
@@ -97,28 +113,67 @@ func describe(resp *http.Response) error {
 	return fmt.Errorf("%w: %s: %q", errNotEtcd, resp.Status, text)
 }
 
-// nodeBody reads a result whole and checks that there is a node in it: the
-// library's watcher takes that for granted, and asks again without end when
-// there is nothing at all.
-type nodeBody struct {
+// digestBody is the body of a result, of which digest decides what the library
+// sees.
+type digestBody struct {
 	io.ReadCloser
-	rest *bytes.Reader
+	digest func(io.Reader) ([]byte, error)
+	rest   *bytes.Reader
 }
 
-func (b *nodeBody) Read(p []byte) (int, error) {
+func (b *digestBody) Read(p []byte) (int, error) {
 	if b.rest == nil {
-		all, err := io.ReadAll(b.ReadCloser)
+		text, err := b.digest(b.ReadCloser)
 		if err != nil {
 			return 0, err
 		}
-		var result struct{ Node *struct{ Key string } }
-		if err := json.Unmarshal(all, &result); err != nil && len(all) > 0 {
-			return 0, fmt.Errorf("%w: %w", errNotEtcd, err)
-		}
-		if result.Node == nil {
-			return 0, fmt.Errorf("%w: no node in %d bytes", errNotEtcd, len(all))
-		}
-		b.rest = bytes.NewReader(all)
+		b.rest = bytes.NewReader(text)
 	}
 	return b.rest.Read(p)
+}
+
+// wholeNode reads a result whole and checks that there is a node in it: the
+// library's watcher takes that for granted, and asks again without end when
+// there is nothing at all.
+func wholeNode(body io.Reader) ([]byte, error) {
+	all, err := io.ReadAll(body)
+	if err != nil {
+		return nil, err
+	}
+	var result struct{ Node *struct{ Key string } }
+	if err := json.Unmarshal(all, &result); err != nil && len(all) > 0 {
+		return nil, fmt.Errorf("%w: %w", errNotEtcd, err)
+	}
+	if result.Node == nil {
+		return nil, fmt.Errorf("%w: no node in %d bytes", errNotEtcd, len(all))
+	}
+	return all, nil
+}
+
+const (
+	// maxBody is the most that an answer may have: 65 536 records are 17 MB.
+	maxBody = 64 << 20
+	// progressStep is how much has to arrive within RequestTimeout. A body that
+	// comes in steadily is not cut off, a trickle is.
+	progressStep = 1 << 20
+)
+
+// meter counts what is read of an answer.
+type meter struct {
+	src      io.Reader
+	progress func()
+	n        int64
+}
+
+func (m *meter) Read(p []byte) (int, error) {
+	n, err := m.src.Read(p)
+	before := m.n
+	m.n += int64(n)
+	switch {
+	case m.n > maxBody:
+		return 0, fmt.Errorf("%w: more than %d MiB", errNotEtcd, maxBody>>20)
+	case before/progressStep != m.n/progressStep:
+		m.progress()
+	}
+	return n, err
 }

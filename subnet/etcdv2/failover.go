@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"slices"
 	"strings"
 	"time"
@@ -21,6 +22,9 @@ type call struct {
 	write bool
 	means map[int]error // promised errors by code of etcd
 	send  func(context.Context, client.KeysAPI) (*client.Response, error)
+
+	// digest, if set, is exchange.digest. asked is as in reply.
+	digest func(body io.Reader, asked time.Time) ([]byte, error)
 }
 
 // reply is what etcd answered.
@@ -36,6 +40,7 @@ func (s *Store) do(ctx context.Context, c call) (reply, error) {
 	if err := ctx.Err(); err != nil {
 		return reply{}, c.failure([]error{err})
 	}
+	latest := time.Now().Add(s.CallTime())
 	first := int(s.pinned.Load())
 	faults := make([]error, len(s.endpoints)) // in the order of the flag, whichever was first
 	var doubt error                           // a write that may have been done, but was not confirmed
@@ -44,7 +49,10 @@ func (s *Store) do(ctx context.Context, c call) (reply, error) {
 		ep := s.endpoints[k]
 		asked := time.Now()
 		x := &exchange{base: s.transports.current(), answered: s.outage.answered}
-		resp, err := s.attempt(ctx, x, ep, s.share(ctx, len(s.endpoints)-i), c)
+		if c.digest != nil {
+			x.digest = func(body io.Reader) ([]byte, error) { return c.digest(body, asked) }
+		}
+		resp, err := s.attempt(ctx, x, ep, s.share(ctx, len(s.endpoints)-i), latest, c)
 		var code client.Error
 		switch {
 		case err == nil:
@@ -92,14 +100,18 @@ func (s *Store) pin(first, k int, faults []error) {
 }
 
 // attempt sends c to one endpoint by way of x. Its error is a client.Error if
-// etcd gave one, and errNoAnswer if the timeout ended before ctx.
-func (s *Store) attempt(ctx context.Context, x *exchange, ep endpoint, timeout time.Duration, c call) (*client.Response, error) {
+// etcd gave one, and errNoAnswer if the timeout ended before ctx. The timeout
+// begins again with every progressStep, but ends at latest.
+func (s *Store) attempt(ctx context.Context, x *exchange, ep endpoint, timeout time.Duration, latest time.Time, c call) (*client.Response, error) {
 	cl, err := client.New(client.Config{Endpoints: []string{ep.url}, Transport: x, Username: ep.username, Password: ep.password})
 	if err != nil {
 		return nil, err
 	}
-	limited, cancel := context.WithTimeout(ctx, timeout)
+	limited, cancel := context.WithCancel(ctx)
 	defer cancel()
+	timer := time.AfterFunc(timeout, cancel)
+	defer timer.Stop()
+	x.progress = func() { timer.Reset(min(timeout, time.Until(latest))) }
 	resp, err := c.send(limited, client.NewKeysAPI(cl))
 	if err != nil && ctx.Err() == nil && limited.Err() != nil {
 		return nil, fmt.Errorf("%w within %v", errNoAnswer, timeout.Round(time.Millisecond))

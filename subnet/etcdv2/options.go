@@ -58,11 +58,14 @@ type Store struct {
 
 	pinned  atomic.Int32           // index of the endpoint in use
 	cluster atomic.Pointer[string] // ID of the cluster that the last List came from
+	records atomic.Int64           // how many there were in the last List
+	narrow  atomic.Bool            // the log was told that changes of the config are not seen
 }
 
 // endpoint is one client URL of the cluster.
 type endpoint struct {
 	url                string // without userinfo: fit for logs
+	host               string // name or address in it
 	username, password string
 }
 
@@ -113,9 +116,14 @@ func Open(o Options) (*Store, error) {
 
 // Close drops the idle connections. Running calls are ended by their context.
 func (s *Store) Close() error {
-	s.transports.close()
+	s.Reconnect()
 	return nil
 }
+
+// Reconnect drops the idle connections: the next call makes a new one. It is for
+// when this host has lost the address that they come from, which neither end is
+// told of.
+func (s *Store) Reconnect() { s.transports.close() }
 
 func (s *Store) configKey() string          { return s.prefix + "/config" }
 func (s *Store) leaseDir() string           { return s.prefix + "/subnets" }
@@ -140,7 +148,7 @@ func parseEndpoint(raw string) (endpoint, error) {
 	case u.RawQuery != "" || u.Fragment != "" || strings.Contains(u.Path, "@"):
 		return bad("something follows the host and port")
 	}
-	ep := endpoint{username: u.User.Username()}
+	ep := endpoint{username: u.User.Username(), host: u.Hostname()}
 	ep.password, _ = u.User.Password()
 	u.User = nil
 	u.Path = strings.TrimRight(u.Path, "/")

@@ -39,8 +39,11 @@ func (s *Store) Outage() (since time.Time, err error) {
 	return s.outage.since, s.outage.err
 }
 
+// listTime is how much longer a call may take while a long answer is arriving.
+const listTime = 30 * time.Second
+
 // CallTime bounds the calls of the Store but for Watch: none takes longer, even
-// if every endpoint is silent.
+// if every endpoint is silent or slow.
 func (s *Store) CallTime() time.Duration {
-	return time.Duration(len(s.endpoints)) * s.opts.RequestTimeout
+	return time.Duration(len(s.endpoints))*s.opts.RequestTimeout + listTime
 }

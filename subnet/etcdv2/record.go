@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"path"
+	"strconv"
 	"strings"
 	"time"
 
@@ -62,15 +63,27 @@ func expires(n *client.Node, asked time.Time) time.Time {
 	return asked.Add(n.TTLDuration())
 }
 
-// event tells what r, the answer to a watch, means for the lease records: an
-// event, nothing (ok is false), or that it cannot be told as one event, which
-// is ErrCompacted.
+// event tells what r, the answer to a watch, means: an event, nothing (ok is
+// false), or that it cannot be told as one event, which is ErrCompacted.
 func (s *Store) event(r reply) (e subnet.Event, ok bool, err error) {
 	e.Revision = int64(r.Node.ModifiedIndex)
-	key, inside := strings.CutPrefix(r.Node.Key, s.leaseDir()+"/")
-	if !inside || key == "" {
-		return e, false, fmt.Errorf("%s of %s: %w", r.Action, r.Node.Key, subnet.ErrCompacted)
+	again := func(what string) (subnet.Event, bool, error) {
+		return e, false, fmt.Errorf("%s of %s: %w", what, r.Node.Key, subnet.ErrCompacted)
 	}
+	name, inside := strings.CutPrefix(r.Node.Key, s.prefix+"/")
+	if !inside || name == "" {
+		return again(r.Action) // all of the prefix, or what it is in
+	}
+	switch top, key, below := strings.Cut(name, "/"); {
+	case top == "config": // or something in it: then it is no config any more
+		e.Kind = subnet.Configured
+		return e, true, nil
+	case top != "subnets":
+		return e, false, nil
+	case !below || key == "":
+		return again(r.Action) // all of the leases
+	}
+	key := strings.TrimPrefix(r.Node.Key, s.leaseDir()+"/")
 	switch r.Action {
 	case "set", "create", "update", "compareAndSwap":
 		l, bad := s.decode(r.Node, r.asked)
@@ -90,5 +103,5 @@ func (s *Store) event(r reply) (e subnet.Event, ok bool, err error) {
 		}
 		return e, true, nil
 	}
-	return e, false, fmt.Errorf("unknown action %q on %s: %w", r.Action, r.Node.Key, subnet.ErrCompacted)
+	return again("unknown action " + strconv.Quote(r.Action))
 }

@@ -29,7 +29,7 @@ func TestEvent(t *testing.T) {
 		name   string
 		action string
 		node   client.Node
-		want   string // "put", "bad", "removed", "nothing" or "compacted"
+		want   string // "put", "bad", "removed", "config", "nothing" or "compacted"
 		subnet string
 	}{
 		{"create", "create", client.Node{Key: "/p/subnets/10.5.3.0-24", Value: good}, "put", "10.5.3.0/24"},
@@ -56,7 +56,20 @@ func TestEvent(t *testing.T) {
 		{"parent deleted", "delete", client.Node{Key: "/p", Dir: true}, "compacted", ""},
 		{"root", "delete", client.Node{Key: "/", Dir: true}, "compacted", ""},
 		{"trailing slash", "set", client.Node{Key: "/p/subnets/"}, "compacted", ""},
-		{"elsewhere", "set", client.Node{Key: "/p/subnets2/10.5.3.0-24", Value: good}, "compacted", ""},
+		{"outside", "set", client.Node{Key: "/q/subnets/10.5.3.0-24", Value: good}, "compacted", ""},
+		{"neighbour", "delete", client.Node{Key: "/p2", Dir: true}, "compacted", ""},
+		{"elsewhere", "set", client.Node{Key: "/p/subnets2/10.5.3.0-24", Value: good}, "nothing", ""},
+		{"elsewhere, unknown action", "refresh", client.Node{Key: "/p/x"}, "nothing", ""},
+
+		{"config", "set", client.Node{Key: "/p/config", Value: "{}"}, "config", ""},
+		{"config garbage", "update", client.Node{Key: "/p/config", Value: "x"}, "config", ""},
+		{"config deleted", "delete", client.Node{Key: "/p/config"}, "config", ""},
+		{"config expired", "expire", client.Node{Key: "/p/config"}, "config", ""},
+		{"config swapped", "compareAndSwap", client.Node{Key: "/p/config"}, "config", ""},
+		{"config is a directory", "create", client.Node{Key: "/p/config", Dir: true}, "config", ""},
+		{"below config", "set", client.Node{Key: "/p/config/x"}, "config", ""},
+		{"config, unknown action", "refresh", client.Node{Key: "/p/config"}, "config", ""},
+		{"no config", "set", client.Node{Key: "/p/config2"}, "nothing", ""},
 		{"unknown action", "refresh", client.Node{Key: "/p/subnets/10.5.3.0-24", Value: good, Expiration: &due}, "compacted", ""},
 		{"no action", "", client.Node{Key: "/p/subnets/10.5.3.0-24", Value: good}, "compacted", ""},
 	}
@@ -72,6 +85,8 @@ func TestEvent(t *testing.T) {
 				t.Fatal(err)
 			case ok && e.Kind == subnet.Put:
 				got, sn = "put", e.Lease.Subnet
+			case ok && e.Kind == subnet.Configured:
+				got = "config"
 			case ok && e.Kind == subnet.Removed:
 				got, sn = "removed", e.Subnet
 			case ok:

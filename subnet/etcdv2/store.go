@@ -2,8 +2,10 @@ package etcdv2
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net/netip"
 	"strings"
 	"time"
@@ -57,13 +59,21 @@ func (s *Store) setConfigCommand(err error) string {
 // every change up to the moment of the answer, so it is where to watch from.
 func (s *Store) List(ctx context.Context) (subnet.Snapshot, error) {
 	dir := s.leaseDir()
+	var l listing
 	r, err := s.do(ctx, call{verb: "list", key: dir,
 		send: func(ctx context.Context, keys client.KeysAPI) (*client.Response, error) {
 			return keys.Get(ctx, dir, &client.GetOptions{Quorum: true, Recursive: true})
+		},
+		digest: func(body io.Reader, asked time.Time) (seen []byte, err error) {
+			if l, err = s.readList(body, asked, int(s.records.Load())); err != nil {
+				return nil, err
+			}
+			return json.Marshal(map[string]any{"action": "get", "node": l.dir})
 		}})
 	var no *refusal
 	if errors.As(err, &no) && no.code.Code == client.ErrorCodeKeyNotFound {
 		s.cluster.Store(nil) // an error does not tell which it is
+		s.records.Store(0)
 		return subnet.Snapshot{Revision: int64(no.code.Index)}, nil
 	}
 	if err != nil {
@@ -73,16 +83,8 @@ func (s *Store) List(ctx context.Context) (subnet.Snapshot, error) {
 		return subnet.Snapshot{}, fmt.Errorf("list %s: it is a plain key: want a directory", dir)
 	}
 	s.cluster.Store(&r.ClusterID)
-	snap := subnet.Snapshot{Revision: int64(r.Index)}
-	for _, n := range r.Node.Nodes {
-		l, bad := s.decode(n, r.asked)
-		if bad != nil {
-			snap.Bad = append(snap.Bad, *bad)
-			continue
-		}
-		snap.Leases = append(snap.Leases, l)
-	}
-	return snap, nil
+	s.records.Store(int64(len(l.leases) + len(l.bad)))
+	return subnet.Snapshot{Leases: l.leases, Bad: l.bad, Revision: int64(r.Index)}, nil
 }
 
 // Create implements subnet.Store.

@@ -4,8 +4,8 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"log/slog"
-	"net"
 	"net/http"
+	"net/netip"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -19,8 +19,9 @@ import (
 // at most; an expired certificate does them no harm. It is safe for concurrent
 // use.
 type transports struct {
-	opts Options
-	leaf atomic.Pointer[x509.Certificate] // the client certificate in use, or nil; read without mu
+	opts  Options
+	peers dialled
+	leaf  atomic.Pointer[x509.Certificate] // the client certificate in use, or nil; read without mu
 
 	mu     sync.Mutex // guards what follows
 	ca     authorities
@@ -32,7 +33,7 @@ type transports struct {
 
 // openTransports reads the TLS files, which must be good for once.
 func openTransports(o Options) (*transports, error) {
-	t := &transports{opts: o}
+	t := &transports{opts: o, peers: dialled{by: newDialer().DialContext, at: map[string]netip.Addr{}}}
 	ca, err := loadAuthorities(o, authorities{})
 	if err != nil {
 		return nil, err
@@ -105,7 +106,7 @@ func tell(log *slog.Logger, prefix string, texts, before []string) {
 // use makes a transport of ca and id.
 func (t *transports) use(ca authorities, id identity) {
 	t.ca, t.id = ca, id
-	t.now = newTransport(t.opts, tlsConfig(ca, id))
+	t.now = newTransport(t.opts, tlsConfig(ca, id), t.peers.dial)
 	if id.cert != nil {
 		t.leaf.Store(id.cert.Leaf)
 	}
@@ -117,15 +118,10 @@ func (t *transports) close() {
 	t.now.CloseIdleConnections()
 }
 
-func newTransport(o Options, cfg *tls.Config) *http.Transport {
-	dialer := net.Dialer{
-		Timeout:         dialTimeout,
-		KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: 10 * time.Second, Interval: 5 * time.Second, Count: 3},
-		ControlContext:  setUserTimeout,
-	}
+func newTransport(o Options, cfg *tls.Config, dial dialFunc) *http.Transport {
 	t := &http.Transport{
 		Proxy:               http.ProxyFromEnvironment,
-		DialContext:         dialer.DialContext,
+		DialContext:         dial,
 		TLSClientConfig:     cfg,
 		TLSHandshakeTimeout: o.RequestTimeout,
 		MaxIdleConnsPerHost: 4,

@@ -82,7 +82,7 @@ func TestWire(t *testing.T) {
 	if err == enough {
 		err = nil
 	}
-	expect("watch", err, fmt.Sprintf("GET /v2/keys/coreos.com/network/subnets?recursive=true&wait=true&waitIndex=%d", revision+1))
+	expect("watch", err, fmt.Sprintf("GET /v2/keys/coreos.com/network?recursive=true&wait=true&waitIndex=%d", revision+1))
 	revision = l.Revision
 	expect("delete", s.Delete(ctx, l), fmt.Sprintf("DELETE %s?prevIndex=%d", key, revision))
 

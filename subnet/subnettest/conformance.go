@@ -45,6 +45,7 @@ func Conformance(t *testing.T, open func(t *testing.T) Fixture) {
 		{"BadRecordsInList", testBadRecordsInList},
 		{"OverwriteBadRecord", testOverwriteBadRecord},
 		{"WatchFollows", testWatchFollows},
+		{"WatchConfig", testWatchConfig},
 		{"WatchBadRecords", testWatchBadRecords},
 		{"WatchResumes", testWatchResumes},
 		{"WatchExpiry", testWatchExpiry},

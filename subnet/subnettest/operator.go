@@ -3,14 +3,22 @@ package subnettest
 import (
 	"slices"
 	"time"
+
+	"tweed/subnet"
 )
 
 // SetConfig writes the network config, as an operator does; "" removes it.
 func (m *Memory) SetConfig(value string) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	if value == "" && m.config == "" {
+		return // there is nothing to remove
+	}
+	m.expire()
 	m.config = value
 	m.rev++
+	m.history = append(m.history, subnet.Event{Kind: subnet.Configured, Revision: m.rev})
+	m.wake()
 }
 
 // SetRaw writes any record under any key, as an operator does. A ttl of 0 means

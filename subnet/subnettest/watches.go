@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"reflect"
 	"sync"
 	"time"
 
@@ -46,11 +47,32 @@ func testWatchFollows(s *suite) {
 		s.Fatal(err)
 	}
 	s.checkRemoved(f.next(), l.Revision)
+	f.stop()
+}
 
-	// The config is not a lease record.
+// testWatchConfig: changes of the network config come in order with those of the
+// records, whatever is in it.
+func testWatchConfig(s *suite) {
+	after := s.list().Revision
+	f := s.watch(after)
+	for i, value := range []string{`{"Network":"10.5.0.0/16"}`, "not JSON", ""} {
+		s.SetConfig(value)
+		e := f.next()
+		if e.Revision <= after || !reflect.DeepEqual(e, subnet.Event{Kind: subnet.Configured, Revision: e.Revision}) {
+			s.Errorf("event %+v, want only that the config changed after revision %d", e, after)
+		}
+		l := s.create(i + 1)
+		s.checkPut(f.next(), l)
+		after = l.Revision
+	}
+	f.stop()
+
+	// It is told later too, to a watch that was not there.
 	s.SetConfig("{}")
-	l = s.create(1)
-	s.checkPut(f.next(), l)
+	f = s.watch(after)
+	if e := f.next(); e.Kind != subnet.Configured || e.Revision <= after {
+		s.Errorf("event %+v, want that the config changed after revision %d", e, after)
+	}
 	f.stop()
 }
 

@@ -32,6 +32,10 @@ type Options struct {
 	NoV2   bool   // leave the v2 API switched off, as etcd 3.4 and later do by default
 	NoSync bool   // never fsync: faster, and data is lost when the machine stops
 	Log    string // file to append etcd's log to; empty means nowhere
+
+	// Wrap, if not nil, returns what answers clients in place of etcd's own
+	// handler: to count requests, or to disturb them.
+	Wrap func(http.Handler) http.Handler
 }
 
 // TLS names the PEM files of an https listener.
@@ -112,9 +116,13 @@ func open(o Options, m member) (s *Server, err error) {
 		return nil, errors.Join(err, listener.Close(), logFile.Close())
 	}
 
+	handler := clientHandler(logger, etcd, o.NoV2)
+	if o.Wrap != nil {
+		handler = o.Wrap(handler)
+	}
 	s = &Server{etcd: etcd, url: address.String(), log: logFile, done: make(chan error, 1)}
 	s.http = &http.Server{
-		Handler:           clientHandler(logger, etcd, o.NoV2),
+		Handler:           handler,
 		ReadHeaderTimeout: 10 * time.Second,
 		ErrorLog:          log.New(io.Discard, "", 0),
 	}

@@ -29,6 +29,8 @@ type Options struct {
 	HealthzIP      string // or host name; empty for all addresses
 	HealthzPort    int    // 0 switches the health checks off
 	Log            LogOptions
+
+	ExitOnConfigChange bool // see subnet.Manager
 }
 
 // A Note is something that was noticed and does not keep flanneld from

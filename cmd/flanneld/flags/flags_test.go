@@ -34,6 +34,10 @@ func TestFlagsAndDefaults(t *testing.T) {
 		t.Errorf("-state-dir defaults to %q", got["state-dir"])
 	}
 	delete(got, "state-dir")
+	if got["exit-on-config-change"] != "false" {
+		t.Errorf("-exit-on-config-change defaults to %q", got["exit-on-config-change"])
+	}
+	delete(got, "exit-on-config-change")
 	for name, want := range flannelFlags {
 		if value, ok := got[name]; !ok || value != want {
 			t.Errorf("-%s defaults to %q (%v), want %q", name, value, ok, want)
@@ -69,18 +73,18 @@ func TestParse(t *testing.T) {
 			return slices.Equal(o.Etcd.Endpoints, []string{"http://127.0.0.1:4001", "http://127.0.0.1:2379"}) &&
 				o.Etcd.Prefix == "/coreos.com/network" && o.SubnetFile == "/run/flannel/subnet.env" && o.StateDir == "/var/lib/flanneld" &&
 				o.RenewMargin == time.Hour && o.IPTablesResync == 5*time.Second && o.ForwardRules && !o.IPMasq && !o.BlackholeRoute &&
-				o.HealthzIP == "0.0.0.0" && o.HealthzPort == 0 && len(o.Iface.Ifaces) == 0
+				o.HealthzIP == "0.0.0.0" && o.HealthzPort == 0 && len(o.Iface.Ifaces) == 0 && !o.ExitOnConfigChange
 		}},
 		{name: "all", args: strings.Fields("-etcd-endpoints=https://a:1,https://b:2 --etcd-prefix /p -etcd-cafile ca -etcd-certfile cert -etcd-keyfile key " +
 			"-etcd-username u -etcd-password p -iface eth0 -iface=192.0.2.1 -iface-regex ^eth -iface-regex ^en -iface-can-reach 192.0.2.2 -public-ip 192.0.2.3 " +
 			"-subnet-file f -state-dir d -subnet-lease-renew-margin 1439 -ip-masq -ip-masq-fully-random-disable -iptables-resync 0x10 -iptables-forward-rules=false " +
-			"-ip-blackhole-route=T -healthz-ip ::1 -healthz-port 65535 -v 2 -vmodule a=1 -log_backtrace_at a.go:1"),
+			"-ip-blackhole-route=T -exit-on-config-change -healthz-ip ::1 -healthz-port 65535 -v 2 -vmodule a=1 -log_backtrace_at a.go:1"),
 			want: func(o Options) bool {
 				return slices.Equal(o.Etcd.Endpoints, []string{"https://a:1", "https://b:2"}) && o.Etcd.Prefix == "/p" &&
 					o.Etcd.CAFile == "ca" && o.Etcd.CertFile == "cert" && o.Etcd.KeyFile == "key" && o.Etcd.Username == "u" && o.Etcd.Password == "p" &&
 					slices.Equal(o.Iface.Ifaces, []string{"eth0", "192.0.2.1"}) && slices.Equal(o.Iface.Regexes, []string{"^eth", "^en"}) &&
 					o.Iface.CanReach == "192.0.2.2" && o.Iface.PublicIP == "192.0.2.3" && o.SubnetFile == "f" && o.StateDir == "d" &&
-					o.RenewMargin == 1439*time.Minute && o.IPMasq && o.IPTablesResync == 16*time.Second && !o.ForwardRules && o.BlackholeRoute &&
+					o.RenewMargin == 1439*time.Minute && o.IPMasq && o.IPTablesResync == 16*time.Second && !o.ForwardRules && o.BlackholeRoute && o.ExitOnConfigChange &&
 					o.HealthzIP == "::1" && o.HealthzPort == 65535 && o.Log.Verbosity == 2 && len(o.Log.Modules) == 1 && o.Log.TraceAt.line == 1
 			}},
 		{name: "endpoints are not trimmed", args: []string{"-etcd-endpoints", "http://a:1, http://b:2"},
@@ -101,6 +105,7 @@ func TestParse(t *testing.T) {
 			want: func(o Options) bool {
 				return o.Etcd.Prefix == "/env" && o.IPMasq && o.Log.Verbosity == 3 && o.Log.MostVerbose() == 3 && o.Log.TraceAt.line == 1 && o.Etcd.Password == "x=y"
 			}},
+		{name: "exit on config change", env: []string{"FLANNELD_EXIT_ON_CONFIG_CHANGE=true"}, want: func(o Options) bool { return o.ExitOnConfigChange }},
 		{name: "command line wins", args: []string{"-etcd-prefix=/arg", "-iface=eth0"}, env: []string{"FLANNELD_ETCD_PREFIX=/env", "FLANNELD_IFACE=eth1"},
 			want: func(o Options) bool { return o.Etcd.Prefix == "/arg" && slices.Equal(o.Iface.Ifaces, []string{"eth0"}) }},
 		{name: "even with the default", args: []string{"-healthz-port=0"}, env: []string{"FLANNELD_HEALTHZ_PORT=1"}, want: func(o Options) bool { return o.HealthzPort == 0 }},
@@ -153,6 +158,7 @@ func TestParseExits(t *testing.T) {
 		{name: "unknown, near another", args: []string{"-ifcae", "eth0"}, want: usage + "|\nflanneld: flag provided but not defined: -ifcae (did you mean -iface?)\n"},
 		{name: "flags that flannel hides", args: []string{"-logtostderr"}, want: "not defined: -logtostderr"},
 		{name: "flags that flannel removed", args: []string{"-networks", "a"}, want: "not defined: -networks"},
+		{name: "exit on config change is no word", args: []string{"-exit-on-config-change=sometimes"}, want: `invalid boolean value "sometimes" for -exit-on-config-change: want true or false`},
 		{name: "no value", args: []string{"-iface"}, want: "flag needs an argument: -iface"},
 		{name: "bad number", args: []string{"-healthz-port", "http"}, want: usage + `|invalid value "http" for flag -healthz-port: want a whole number`},
 		{name: "huge number", args: []string{"-v", "99999999999999999999"}, want: "for flag -v: want a whole number"},
@@ -161,7 +167,7 @@ func TestParseExits(t *testing.T) {
 		{name: "bad switch", args: []string{"-ip-masq=yes"}, want: `invalid boolean value "yes" for -ip-masq: want true or false`},
 		{name: "bad module list", args: []string{"-vmodule", "a"}, want: "for flag -vmodule: element \"a\": want"},
 		{name: "bad line", args: []string{"-log_backtrace_at", "a"}, want: "for flag -log_backtrace_at: want FILE.go:LINE"},
-		{name: "bad flag syntax", args: []string{"-=x"}, want: "bad flag syntax: -=x"},
+		{name: "bad flag syntax", args: []string{"-=x"}, want: "bad flag syntax: -: want -name or -name=value"},
 
 		{name: "margin 0", args: []string{"-subnet-lease-renew-margin=0"}, code: 1, want: "-subnet-lease-renew-margin 0: want 1 to 1439"},
 		{name: "margin of a day", args: []string{"-subnet-lease-renew-margin=1440"}, code: 1, want: "-subnet-lease-renew-margin 1440"},

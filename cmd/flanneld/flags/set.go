@@ -66,8 +66,13 @@ func (s *Set) LastFlag(parsed []string) string {
 	return parsed[0]
 }
 
-// Explain adds a guess to the error of an unknown flag.
+// Explain adds a guess to the error of an unknown flag, and takes the value from
+// that of a word that is none, such as ---etcd-password=x.
 func (s *Set) Explain(err error) error {
+	if word, ok := strings.CutPrefix(err.Error(), "bad flag syntax: "); ok {
+		name, _, _ := strings.Cut(word, "=")
+		return fmt.Errorf("bad flag syntax: %s: want -name or -name=value", name)
+	}
 	name, ok := strings.CutPrefix(err.Error(), "flag provided but not defined: -")
 	if !ok {
 		return err

@@ -42,6 +42,9 @@ func (r *raw) define(fs *flag.FlagSet) {
 	fs.Var((*number)(&r.marginMinutes), "subnet-lease-renew-margin",
 		"`minutes` before its end at which the 24 h lease is renewed, 1 to 1439")
 
+	fs.Var((*boolean)(&r.ExitOnConfigChange), "exit-on-config-change",
+		"exit with status 1 when the network config in etcd is changed to another valid one, so that\nthe supervisor starts flanneld with it; all nodes do so at once, and containers may get\naddresses of new subnets. Without it the change is logged, and a restart left to you\n(flannel has no such flag)")
+
 	fs.Var((*boolean)(&r.IPMasq), "ip-masq",
 		"masquerade what leaves the overlay network (docker then needs --ip-masq=false, see mk-docker-opts)")
 	fs.Var((*boolean)(new(bool)), "ip-masq-fully-random-disable",
