@@ -4,6 +4,7 @@ package backend
 
 import (
 	"context"
+	"errors"
 	"net/netip"
 
 	"tweed/subnet"
@@ -27,18 +28,23 @@ type Backend interface {
 	// is of no use is logged once and left out. It is never called concurrently
 	// with itself or with Up.
 	Sync(ctx context.Context, peers []subnet.Lease) error
-	// Run carries packets (or just waits, where the kernel does) until ctx
-	// ends; then it returns nil.
+	// Run carries packets where the kernel does not, and puts right within a
+	// second what others change of what Up and Sync have set up, until ctx ends;
+	// then it returns nil. It returns ErrGone where only another Open helps.
 	Run(ctx context.Context) error
 	// Close frees what Open took. What must survive a restart of the daemon
 	// without dropping traffic stays in the kernel.
 	Close() error
 }
 
+// ErrGone: a device that was opened has been deleted.
+var ErrGone = errors.New("the device of the backend is gone")
+
 // Underlay is the chosen side of this node that faces its peers.
 type Underlay struct {
-	Name     string     // of the interface, by which it is found again if it was taken away meanwhile
-	MTU      int        // of the interface, in bytes
-	Addr     netip.Addr // IPv4 address of the interface
-	PublicIP netip.Addr // where peers send to; Addr unless -public-ip says otherwise
+	Name     string       // of the interface, by which it is found again if it was taken away meanwhile
+	MTU      int          // of the interface, in bytes
+	Addr     netip.Addr   // IPv4 address of the interface
+	Net      netip.Prefix // that Addr is in, masked; the zero value if the interface has another address only
+	PublicIP netip.Addr   // where peers send to; Addr unless -public-ip says otherwise
 }

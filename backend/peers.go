@@ -1,11 +1,9 @@
 package backend
 
 import (
-	"cmp"
 	"fmt"
 	"log/slog"
 	"net/netip"
-	"slices"
 
 	"tweed/subnet"
 )
@@ -23,26 +21,20 @@ type Peers struct {
 // AnyType is the Peers.Type of a backend that serves peers of every type.
 const AnyType = "*"
 
-// Usable returns the leases that this node can serve, the newest first. check
-// says what else is wrong with a lease; asked in that order, it can refuse the
-// older of two that contradict each other.
+// Usable calls use with each of the leases that this node can serve, in their
+// order; use returns what else is wrong with one. There may be very many.
 //
 // A lease that is not usable is a warning, once for each subnet and reason,
 // and no error: trying again would not help.
-func (p *Peers) Usable(leases []subnet.Lease, check func(subnet.Lease) error) []subnet.Lease {
-	leases = slices.Clone(leases)
-	slices.SortFunc(leases, func(a, b subnet.Lease) int {
-		return cmp.Or(cmp.Compare(b.Revision, a.Revision), a.Subnet.Compare(b.Subnet))
-	})
+func (p *Peers) Usable(leases []subnet.Lease, use func(l *subnet.Lease) error) {
 	told := make(map[netip.Prefix]string)
-	usable := leases[:0]
-	for _, l := range leases {
-		err := p.refuse(l)
+	for i := range leases {
+		l := &leases[i]
+		err := p.Refuse(l)
 		if err == nil {
-			err = check(l)
+			err = use(l)
 		}
 		if err == nil {
-			usable = append(usable, l)
 			continue
 		}
 		told[l.Subnet] = err.Error()
@@ -51,12 +43,11 @@ func (p *Peers) Usable(leases []subnet.Lease, check func(subnet.Lease) error) []
 		}
 	}
 	p.told = told
-	return usable
 }
 
-// refuse says what is wrong with a lease for every backend.
-func (p *Peers) refuse(l subnet.Lease) error {
-	switch a := l.Attrs; {
+// Refuse says what is wrong with a lease for every backend, and logs nothing.
+func (p *Peers) Refuse(l *subnet.Lease) error {
+	switch a := &l.Attrs; {
 	case p.Type != AnyType && a.BackendType != p.Type:
 		return fmt.Errorf("BackendType %q: this node runs %q", a.BackendType, p.Type)
 	case a.PublicIP == p.Underlay.Addr || a.PublicIP == p.Underlay.PublicIP:

@@ -60,7 +60,7 @@ func (s Selector) Select(log *slog.Logger) (Underlay, error) {
 		public = chosen.addr
 		log.Info(fmt.Sprintf("Defaulting external address to interface address (%s)", public))
 	}
-	return Underlay{Name: chosen.nic.name, MTU: chosen.nic.mtu, Addr: chosen.addr, PublicIP: public}, nil
+	return Underlay{Name: chosen.nic.name, MTU: chosen.nic.mtu, Addr: chosen.addr, Net: chosen.nic.netOf(chosen.addr), PublicIP: public}, nil
 }
 
 // A way is one of the ways to choose, as the operator asked for it.

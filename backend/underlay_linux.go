@@ -30,7 +30,10 @@ func listNICs() ([]nic, error) {
 	nics := make([]nic, 0, len(links))
 	for _, l := range links {
 		a := l.Attrs()
-		nics = append(nics, nic{name: a.Name, index: a.Index, mtu: a.MTU, up: a.Flags&net.FlagUp != 0, addrs: byLink[a.Index]})
+		nics = append(nics, nic{
+			name: a.Name, index: a.Index, mtu: a.MTU, addrs: byLink[a.Index],
+			up: a.Flags&net.FlagUp != 0, carrier: a.RawFlags&unix.IFF_LOWER_UP != 0,
+		})
 	}
 	return nics, nil
 }

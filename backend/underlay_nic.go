@@ -10,11 +10,12 @@ import (
 
 // nic is an interface as it was when Select looked.
 type nic struct {
-	name  string
-	index int
-	mtu   int            // in bytes
-	up    bool           // administratively
-	addrs []netip.Prefix // IPv4, in the kernel's order: primary before secondary
+	name    string
+	index   int
+	mtu     int            // in bytes
+	up      bool           // administratively
+	carrier bool           // and the wire as well (IFF_LOWER_UP of netdevice(7))
+	addrs   []netip.Prefix // IPv4, in the kernel's order: primary before secondary
 }
 
 // preferred returns the first global address, else the first link-local one,
@@ -39,6 +40,16 @@ func (n nic) owns(ip netip.Addr) bool {
 		}
 	}
 	return false
+}
+
+// netOf returns the network that the interface has ip in.
+func (n nic) netOf(ip netip.Addr) netip.Prefix {
+	for _, p := range n.addrs {
+		if p.Addr() == ip {
+			return p.Masked()
+		}
+	}
+	return netip.Prefix{}
 }
 
 // String describes the interface for an error message.

@@ -77,6 +77,9 @@ func (f *Forwarder) Run(ctx context.Context) error {
 	}()
 
 	var b batch
+	if f.Guard != nil {
+		b.queue, _ = f.In.(queue)
+	}
 	for failed := 0; ; {
 		err := f.round(&b)
 		if ctx.Err() != nil {
@@ -107,6 +110,9 @@ type batch struct {
 	general limiter
 	bigOnes limiter // apart, because a flood of other errors must not stop path MTU discovery
 
+	queue queue // nil if there is nothing to look at
+	crowd crowd
+
 	frags   [][]byte
 	fragBuf []byte
 	one     [1]Packet // a fragment on its way out
@@ -128,6 +134,9 @@ func (f *Forwarder) round(b *batch) error {
 	b.stats.Batches++
 	b.stats.BatchSizes.sized(n)
 	b.stats.Received += uint64(n)
+	if b.queue != nil {
+		b.crowd.look(time.Now(), b.queue)
+	}
 
 	// Packets that go on move to the front, over those that were dropped.
 	out := b.pkts[:0]
@@ -165,6 +174,9 @@ func (f *Forwarder) prepare(p *Packet, b *batch) Reason {
 	}
 	if v.drop != NotDropped {
 		return v.drop
+	}
+	if f.Guard != nil && !b.crowd.admit(v.suspect == UnknownPeer) {
+		return Crowded
 	}
 	if v.suspect != NotDropped {
 		b.stats.Suspect[v.suspect]++

@@ -38,6 +38,9 @@ func ParseSourceCheck(s string) (c SourceCheck, ok bool) {
 type Guard struct {
 	Peers *Table // with the subnets of all peers
 	Check SourceCheck
+	// Network has all subnets. What is for elsewhere no peer would send, and the
+	// kernel would forward it in our name. The zero value takes all.
+	Network netip.Prefix
 
 	own atomic.Pointer[netip.Prefix]
 }
@@ -52,6 +55,9 @@ func (g *Guard) admit(ip IPv4, from netip.Addr) (drop, suspect Reason) {
 	src, dst := ip.Src(), ip.Dst()
 	if !isOneHost(src) || !isOneHost(dst) {
 		return Martian, NotDropped
+	}
+	if g.Network.IsValid() && !g.Network.Contains(dst) {
+		return Outside, NotDropped
 	}
 	if own := g.own.Load(); own != nil {
 		if own.Contains(src) {

@@ -15,9 +15,11 @@ const (
 	BadHeader            // header length below 20 bytes or above the total length
 	BadChecksum          // of the IPv4 header
 	Martian              // from a peer: source or destination that no network has, such as 127.0.0.1
+	Outside              // from a peer: the destination is not in the network
 	Looping              // from a peer: our own packet, or one that would go back to where it came from
 	UnknownPeer          // from an address that is no peer's (SourceCheck)
 	ForeignSource        // from a peer: the source is not in the peer's subnet (SourceCheck)
+	Crowded              // not from a peer's address, while more comes than can be carried
 	TTLExceeded          // the TTL would reach 0
 	NoRoute              // no peer has the destination
 	TooBig               // larger than the path MTU, and not to be fragmented
@@ -32,9 +34,11 @@ var reasonNames = [numReasons]string{
 	BadHeader:     "bad_header",
 	BadChecksum:   "bad_checksum",
 	Martian:       "martian",
+	Outside:       "outside",
 	Looping:       "looping",
 	UnknownPeer:   "unknown_peer",
 	ForeignSource: "foreign_source",
+	Crowded:       "crowded",
 	TTLExceeded:   "ttl_exceeded",
 	NoRoute:       "no_route",
 	TooBig:        "too_big",

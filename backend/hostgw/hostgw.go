@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"sync"
 
 	"tweed/backend"
 	"tweed/dataplane/rtnl"
@@ -21,10 +22,22 @@ var _ backend.Backend = (*Backend)(nil)
 
 // Backend is a set of routes on one interface. Make it with Open.
 type Backend struct {
-	nl    *rtnl.Handle
-	under backend.Underlay
-	net   netip.Prefix // the overlay network
-	peers backend.Peers
+	nl      *rtnl.Handle
+	monitor *rtnl.Monitor
+	log     *slog.Logger
+	under   backend.Underlay
+	net     netip.Prefix // the overlay network
+
+	mu      sync.Mutex // guards what follows
+	peers   backend.Peers
+	wanted  []rtnl.Route // of the last Sync, but for the interface
+	synced  bool         // there was one
+	index   int          // of the interface
+	watched bool         // Run hears of changes
+	sure    bool         // the interface is as it was when last looked at
+	shaken  bool         // it was not, so that routes may have gone with it
+	tables  *rtnl.Tables
+	links   rtnl.Links
 }
 
 // Open checks that peers can use the address they learn as a gateway: it must
@@ -43,11 +56,19 @@ func Open(ctx context.Context, u backend.Underlay, cfg subnet.Config, log *slog.
 	if err != nil {
 		return nil, fmt.Errorf("host-gw: %w", err)
 	}
+	monitor, err := rtnl.OpenMonitor(rtnl.OfLinks, rtnl.OfAddresses, rtnl.OfRoutes)
+	if err != nil {
+		nl.Close()
+		return nil, fmt.Errorf("host-gw: %w", err)
+	}
 	return &Backend{
-		nl:    nl,
-		under: u,
-		net:   cfg.Network,
-		peers: backend.Peers{Type: Type, Underlay: u, Log: log},
+		nl:      nl,
+		monitor: monitor,
+		log:     log,
+		under:   u,
+		net:     cfg.Network,
+		peers:   backend.Peers{Type: Type, Underlay: u, Log: log},
+		tables:  nl.Tables(),
 	}, nil
 }
 
@@ -81,35 +102,67 @@ func (b *Backend) MTU() int { return b.under.MTU }
 func (b *Backend) Up(ctx context.Context, l subnet.Lease) error { return ctx.Err() }
 
 // Sync makes our routes those of the peers. A peer that is not on the link
-// fails, because the kernel refuses it as a gateway; the others are served.
+// fails, because the kernel refuses it as a gateway; the others are served. While
+// Run hears of changes, only what the peers have changed is looked at; else all
+// routes.
 func (b *Backend) Sync(ctx context.Context, peers []subnet.Lease) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	// By name: the interface may have come back under another index.
-	nic, err := b.nl.LinkByName(b.under.Name)
-	if err != nil {
-		return fmt.Errorf("host-gw: %w", err)
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.wanted, b.synced = make([]rtnl.Route, 0, len(peers)), true
+	b.peers.Usable(peers, func(l *subnet.Lease) error {
+		b.wanted = append(b.wanted, rtnl.Route{Dst: l.Subnet, Via: l.Attrs.PublicIP})
+		return nil
+	})
+	if b.watched && b.sure && b.tables.Set(b.entries()) == nil {
+		return nil
 	}
-	var routes []rtnl.Route
-	for _, l := range b.peers.Usable(peers, func(subnet.Lease) error { return nil }) {
-		routes = append(routes, rtnl.Route{Dst: l.Subnet, Via: l.Attrs.PublicIP, Link: nic.Index})
-	}
-	err = b.nl.ReplaceRoutes(rtnl.Scope{Within: b.net}, routes)
-	if err != nil {
+	if _, err := b.repair(); err != nil {
 		return fmt.Errorf("host-gw: %w", err)
 	}
 	return nil
 }
 
-// Run waits for ctx to end: the kernel does the work.
+// repair looks at all routes, puts them right, and returns what was wrong.
+func (b *Backend) repair() ([]rtnl.Repair, error) {
+	// By name: the interface may have come back under another index.
+	nic, err := b.nl.LinkByName(b.under.Name)
+	if err != nil {
+		return nil, err
+	}
+	b.index = nic.Index
+	repairs, err := b.tables.Compare(b.entries())
+	if b.shaken {
+		repairs = rtnl.Consequences(repairs)
+	}
+	if b.sure = err == nil; b.sure {
+		b.shaken = false
+	}
+	return repairs, err
+}
+
+func (b *Backend) entries() rtnl.Entries {
+	for i := range b.wanted {
+		b.wanted[i].Link = b.index
+	}
+	return rtnl.Entries{Scope: rtnl.Scope{Within: b.net}, Routes: b.wanted}
+}
+
+// Run puts right what others change of our routes, until ctx ends. The packets
+// are carried by the kernel.
 func (b *Backend) Run(ctx context.Context) error {
-	<-ctx.Done()
+	b.setWatched(true)
+	defer b.setWatched(false)
+	if err := b.monitor.Hold(ctx, held{b}, b.log); err != nil {
+		return fmt.Errorf("host-gw: %w", err)
+	}
 	return nil
 }
 
 // Close leaves the routes to carry packets on.
 func (b *Backend) Close() error {
 	b.nl.Close()
-	return nil
+	return b.monitor.Close()
 }

@@ -24,7 +24,7 @@ func TestFlannelPeer(t *testing.T) {
 			a, b := newHosts(t)
 			a.backend = kind
 			onA := a.open()
-			sync(t, onA, b)
+			syncPeers(t, onA, b)
 			var peer *net.UDPConn // in place of flannel's daemon
 			b.do(func() (err error) {
 				peer, err = net.ListenUDP("udp4", &net.UDPAddr{IP: b.addr.AsSlice(), Port: defaultPort})

@@ -45,7 +45,8 @@ func TestSourceCheck(t *testing.T) {
 		{outer: peer, src: "10.5.2.0"},
 		{outer: peer, src: peer}, // the host itself
 		{outer: third, src: "10.5.3.3"},
-		{outer: peer, src: "10.5.2.2", dst: "192.0.2.1"},
+		{outer: peer, src: "10.5.2.2", dst: "192.0.2.1", always: dataplane.Outside},
+		{outer: peer, src: "10.5.2.2", dst: "198.51.100.1", always: dataplane.Outside},
 		{outer: peer, src: "10.5.3.3", strict: foreign},
 		{outer: third, src: "10.5.2.2", strict: foreign},
 		{outer: peer, src: third, strict: foreign},
@@ -75,8 +76,8 @@ func TestSourceCheck(t *testing.T) {
 				onA, onB := a.open(), b.open()
 				c := *b
 				c.addr, c.sn = netip.MustParseAddr(third), netip.MustParsePrefix("10.5.3.0/24")
-				sync(t, onA, b, &c)
-				sync(t, onB, a)
+				syncPeers(t, onA, b, &c)
+				syncPeers(t, onB, a)
 				run(t, onA)
 				run(t, onB)
 				mustPing(t, a, b)

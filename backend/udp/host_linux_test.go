@@ -202,7 +202,7 @@ func run(t *testing.T, b *Backend) (stop func() error) {
 	return stop
 }
 
-func sync(t *testing.T, b *Backend, peers ...*host) {
+func syncPeers(t *testing.T, b *Backend, peers ...*host) {
 	t.Helper()
 	var leases []subnet.Lease
 	for _, h := range peers {
@@ -217,8 +217,8 @@ func sync(t *testing.T, b *Backend, peers ...*host) {
 func start(t *testing.T, a, b *host) (onA, onB *Backend) {
 	t.Helper()
 	onA, onB = a.open(), b.open()
-	sync(t, onA, b)
-	sync(t, onB, a)
+	syncPeers(t, onA, b)
+	syncPeers(t, onB, a)
 	run(t, onA)
 	run(t, onB)
 	return onA, onB

@@ -105,7 +105,7 @@ func TestTakeOver(t *testing.T) {
 				if text := log.String(); !strings.Contains(text, `level=INFO msg="took over the tun interface of an earlier run" link=flannel0`) || strings.Contains(text, "WARN") {
 					t.Errorf("log: %s", text)
 				}
-				sync(t, onA, b)
+				syncPeers(t, onA, b)
 				run(t, onA)
 				mustPing(t, a, b)
 				mustPing(t, b, a)
@@ -140,7 +140,7 @@ func TestBetweenDaemons(t *testing.T) {
 			t.Fatalf("with the daemon down: %v", err)
 		}
 		onA = a.open()
-		sync(t, onA, b)
+		syncPeers(t, onA, b)
 		run(t, onA)
 		mustPing(t, a, b)
 	})
@@ -279,8 +279,8 @@ func TestTUNHeld(t *testing.T) {
 		}
 	}
 	onB := b.open()
-	sync(t, onA, b)
-	sync(t, onB, a)
+	syncPeers(t, onA, b)
+	syncPeers(t, onB, a)
 	run(t, onA)
 	run(t, onB)
 	mustPing(t, a, b)
@@ -319,7 +319,7 @@ func TestTakeOverWithOtherLease(t *testing.T) {
 		}
 		return err
 	})
-	sync(t, onA, b)
+	syncPeers(t, onA, b)
 	run(t, onA)
 	mustPing(t, a, b)
 	if err := transfer(b, a, 1<<20); err != nil {

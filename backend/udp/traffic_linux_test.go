@@ -44,7 +44,7 @@ func TestWireFormat(t *testing.T) {
 			a, b := newHosts(t)
 			a.backend = kind
 			onA := a.open()
-			sync(t, onA, b)
+			syncPeers(t, onA, b)
 			run(t, onA)
 			var peer *net.UDPConn // in place of b's daemon
 			b.do(func() (err error) {
@@ -101,7 +101,7 @@ func TestUnreachable(t *testing.T) {
 
 		// A peer that leaves becomes unreachable.
 		mustPing(t, a, b)
-		sync(t, onA)
+		syncPeers(t, onA)
 		a.wantUnreachable(netip.AddrPortFrom(b.pod(), 9).String())
 		await(t, "the answers to be counted", func() bool { return onA.Stats().ToPeers.Replies >= 3 })
 		if to := onA.Stats().ToPeers; to.Dropped[dataplane.NoRoute] < to.Replies {
@@ -120,7 +120,7 @@ func TestOwnSubnetIsNotSent(t *testing.T) {
 			}
 			return netlink.LinkDel(link)
 		})
-		sync(t, onA, b)
+		syncPeers(t, onA, b)
 		a.wantUnreachable("10.5.1.9:9")
 	})
 }
@@ -191,7 +191,7 @@ func TestPeerReboots(t *testing.T) {
 			}
 		}
 		onB = b.open()
-		sync(t, onB, a)
+		syncPeers(t, onB, a)
 		run(t, onB)
 		mustPing(t, a, b)
 		mustPing(t, b, a)
@@ -209,7 +209,7 @@ func TestDeadPeers(t *testing.T) {
 				sn:   netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 5, n, 0}), 24),
 			})
 		}
-		sync(t, onA, hosts...)
+		syncPeers(t, onA, hosts...)
 		conn := a.udp(t)
 		before := onA.Stats().ToPeers
 		for range 300 { // of 1400 bytes, which count as twice as many in the buffer
@@ -255,7 +255,7 @@ func TestPeerMoves(t *testing.T) {
 			return err
 		})
 		defer there.Close()
-		sync(t, onA, &moved)
+		syncPeers(t, onA, &moved)
 		if _, err := a.udp(t).WriteToUDPAddrPort([]byte("x"), netip.AddrPortFrom(b.pod(), 9)); err != nil {
 			t.Fatal(err)
 		}
@@ -263,7 +263,7 @@ func TestPeerMoves(t *testing.T) {
 		if n, err := there.Read(make([]byte, 100)); n != 29 || err != nil {
 			t.Errorf("%d bytes at the new address, %v", n, err)
 		}
-		sync(t, onA, b)
+		syncPeers(t, onA, b)
 		mustPing(t, a, b)
 	})
 }

@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"runtime"
+	"sync"
 
 	"golang.org/x/sync/errgroup"
 
@@ -39,13 +40,20 @@ type Backend struct {
 	options
 	underlay backend.Underlay
 	network  netip.Prefix
-	own      netip.Prefix // leased subnet, the zero value before Up
-	peers    backend.Peers
 	log      *slog.Logger
 
-	sock *udpsock.Socket
-	tun  *tun.Device
-	nl   *rtnl.Handle
+	sock    *udpsock.Socket
+	tun     *tun.Device
+	nl      *rtnl.Handle
+	monitor *rtnl.Monitor
+
+	mu      sync.Mutex   // guards what follows, up to the datapath
+	own     netip.Prefix // leased subnet, the zero value before Up
+	peers   backend.Peers
+	tables  *rtnl.Tables
+	links   rtnl.Links
+	watched bool // Run hears of changes
+	sure    bool // the TUN is as it was when last looked at
 
 	routes    dataplane.Table
 	guard     dataplane.Guard
@@ -80,6 +88,10 @@ func Open(_ context.Context, u backend.Underlay, cfg subnet.Config, log *slog.Lo
 	if b.nl, err = rtnl.Open(); err != nil {
 		return nil, err
 	}
+	b.tables = b.nl.Tables()
+	if b.monitor, err = rtnl.OpenMonitor(rtnl.OfLinks, rtnl.OfAddresses, rtnl.OfRoutes); err != nil {
+		return nil, err
+	}
 	// The socket comes first: who has it owns the TUN of that port as well.
 	if b.sock, err = udpsock.Listen(netip.AddrPortFrom(u.Addr, o.port), udpsock.Options{Offload: o.offload}); err != nil {
 		return nil, err
@@ -87,7 +99,7 @@ func Open(_ context.Context, u backend.Underlay, cfg subnet.Config, log *slog.Lo
 	if b.tun, err = openTUN(b.nl, cfg.Network, o, log); err != nil {
 		return nil, err
 	}
-	b.guard.Peers, b.guard.Check = &b.routes, o.check
+	b.guard.Peers, b.guard.Check, b.guard.Network = &b.routes, o.check, cfg.Network
 	b.toPeers.In, b.toPeers.Out, b.toPeers.Routes = b.tun, b.sock, &b.routes
 	b.fromPeers.In, b.fromPeers.Out, b.fromPeers.Guard = b.sock, b.tun, &b.guard
 	log.Info("opened udp backend", "link", b.tun.Name(), "mtu", b.MTU(), "offload", b.offloadText(), "sourceCheck", o.check)
@@ -104,47 +116,38 @@ func (b *Backend) MTU() int { return min(b.underlay.MTU-overhead, maxMTU) }
 // Up gives the TUN interface the first address of the leased subnet and the
 // route to the whole network, and lets it outlive the daemon.
 func (b *Backend) Up(_ context.Context, l subnet.Lease) error {
-	b.own = l.Subnet
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.own, b.sure = l.Subnet, false
 	b.guard.SetOwn(l.Subnet)
 	b.fromPeers.SetAddr(l.Subnet.Addr())
-	if err := b.ensureLink(); err != nil {
+	if _, err := b.repair(); err != nil {
 		return err
 	}
 	return b.tun.SetPersistent(true)
 }
 
-// ensureLink brings the TUN interface to the state that the lease asks for.
-//
-// The address is a /32 beside an explicit route. With the network's own prefix
-// length, as flannel v0.10 has it, the first address of the network would be
-// its broadcast address.
-func (b *Backend) ensureLink() error {
-	if err := b.nl.EnsureLink(b.tun.Index(), b.MTU(), txQueueLen); err != nil {
-		return err
-	}
-	// A queue in front of the TUN's own only costs time.
-	if err := b.nl.EnsureNoQueue(b.tun.Index()); err != nil {
-		b.log.Warn("keeping the queueing discipline, which costs some speed", "err", err)
-	}
-	if err := b.nl.EnsureAddr(b.tun.Index(), b.own.Addr(), b.network); err != nil {
-		return err
-	}
-	return b.nl.ReplaceRoutes(rtnl.Scope{Within: b.network}, []rtnl.Route{{Dst: b.network, Link: b.tun.Index()}})
-}
-
-// Sync sends to all peers, whatever their BackendType, as flannel does, and
-// repairs the TUN interface.
+// Sync sends to all peers, whatever their BackendType, as flannel does. Unless
+// Run hears of changes, it also looks at the TUN interface.
 func (b *Backend) Sync(_ context.Context, peers []subnet.Lease) error {
-	var routes []dataplane.Route
-	for _, l := range b.peers.Usable(peers, func(subnet.Lease) error { return nil }) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	routes := make([]dataplane.Route, 0, len(peers))
+	b.peers.Usable(peers, func(l *subnet.Lease) error {
 		routes = append(routes, dataplane.Route{Subnet: l.Subnet, Peer: netip.AddrPortFrom(l.Attrs.PublicIP, b.port)})
-	}
+		return nil
+	})
 	b.routes.Replace(routes)
-	return b.ensureLink()
+	if b.watched && b.sure {
+		return nil
+	}
+	_, err := b.repair()
+	return err
 }
 
-// Run carries packets until ctx ends. If the TUN interface is deleted
-// meanwhile it returns an error that names it.
+// Run carries packets, and puts right what others change of the TUN interface,
+// until ctx ends. If the interface is deleted meanwhile it returns an error that
+// names it, and is backend.ErrGone.
 func (b *Backend) Run(ctx context.Context) error {
 	// The loops keep the scheduler's processors for themselves most of the
 	// time; the rest of the daemon must not have to wait for one.
@@ -154,12 +157,24 @@ func (b *Backend) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	carry := func(f *dataplane.Forwarder, from, to string) {
 		g.Go(func() error {
-			if err := f.Run(ctx); err != nil {
+			err := f.Run(ctx)
+			switch {
+			case errors.Is(err, tun.ErrGone):
+				return fmt.Errorf("udp: from %s to %s: %w: %w", from, to, backend.ErrGone, err)
+			case err != nil:
 				return fmt.Errorf("udp: from %s to %s: %w", from, to, err)
 			}
 			return nil
 		})
 	}
+	b.setWatched(true)
+	defer b.setWatched(false)
+	g.Go(func() error {
+		if err := b.monitor.Hold(ctx, held{b}, b.log); err != nil {
+			return fmt.Errorf("udp: %w", err)
+		}
+		return nil
+	})
 	carry(&b.toPeers, b.tun.Name(), "peers")
 	carry(&b.fromPeers, "peers", b.tun.Name())
 	return g.Wait()
@@ -171,6 +186,9 @@ func (b *Backend) Close() error {
 	var errs []error
 	if b.nl != nil {
 		b.nl.Close()
+	}
+	if b.monitor != nil {
+		errs = append(errs, b.monitor.Close())
 	}
 	if b.tun != nil {
 		errs = append(errs, b.tun.Close())

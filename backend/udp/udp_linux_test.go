@@ -38,14 +38,14 @@ func TestKernelState(t *testing.T) {
 		return errors.Join(netlink.LinkSetDown(link), netlink.LinkSetMTU(link, 1000),
 			netlink.AddrDel(link, addr), netlink.AddrAdd(link, foreign))
 	})
-	sync(t, onA)
+	syncPeers(t, onA)
 	a.wantState(t, "10.5.1.0/32", "172.20.0.1/32")
 
 	// Nothing changes from here on: the kernel has nothing to tell.
 	updates, done := make(chan netlink.RouteUpdate, 100), make(chan struct{})
 	a.do(func() error { return netlink.RouteSubscribe(updates, done) })
-	sync(t, onA)
-	sync(t, onA)
+	syncPeers(t, onA)
+	syncPeers(t, onA)
 	next := a.lease()
 	next.Subnet = netip.MustParsePrefix("10.5.9.0/24")
 	a.do(func() error { return onA.Up(context.Background(), next) })
@@ -271,7 +271,7 @@ func TestNoLeaks(t *testing.T) {
 	a, b := newHosts(t)
 	cycle := func() {
 		onA := a.open()
-		sync(t, onA, b)
+		syncPeers(t, onA, b)
 		if err := run(t, onA)(); err != nil {
 			t.Fatal(err)
 		}

@@ -1,48 +1,58 @@
 package vxlan
 
 import (
+	"fmt"
+	"strings"
+
 	"tweed/dataplane/rtnl"
 )
 
-// ensure makes the device and its address be as wanted and returns the
-// device's index.
-func (b *Backend) ensure() (int, error) {
-	l, created, err := b.ensureDevice()
+// ensure makes the device and its address be as wanted, and returns what was
+// not so, and whether the device had to be made. Its index is in b.index then.
+func (b *Backend) ensure() (created bool, repairs []rtnl.Repair, err error) {
+	dev, err := b.ensureDevice()
 	if err != nil {
-		return 0, err
+		return dev.Created, nil, err
 	}
-	if created {
-		b.log.Warn("device was gone, made it again", "link", b.dev.Name)
+	switch key := rtnl.LinkKey(b.dev.Name); {
+	case len(dev.Differs) > 0:
+		repairs = []rtnl.Repair{{Key: key, What: fmt.Sprintf("made %s anew, the device was not as configured: %s", b.dev.Name, strings.Join(dev.Differs, ", "))}}
+	case dev.Created:
+		repairs = []rtnl.Repair{{Key: key, What: fmt.Sprintf("made %s again, the device was gone", b.dev.Name)}}
+	default:
+		repairs = dev.Repairs
 	}
-	if l.MAC != b.dev.MAC {
+	if dev.Link.MAC != b.dev.MAC {
 		// The peers send to what we have published.
-		b.log.Warn("device has another MAC address than the one published, setting it back", "link", b.dev.Name, "have", l.MAC, "want", b.dev.MAC)
-		if err := b.nl.SetMAC(l.Index, b.dev.MAC); err != nil {
-			return 0, err
+		more, err := b.nl.SetMAC(b.index, b.dev.MAC)
+		if repairs = append(repairs, more...); err != nil {
+			return dev.Created, repairs, err
 		}
 	}
 	if b.own.IsValid() {
-		if err := b.nl.EnsureAddr(l.Index, b.own.Addr(), b.net); err != nil {
-			return 0, err
+		more, err := b.nl.EnsureAddr(b.index, b.own.Addr(), b.net)
+		if !dev.Created {
+			repairs = append(repairs, more...)
+		}
+		if err != nil {
+			return dev.Created, repairs, err
 		}
 	}
-	return l.Index, nil
+	return dev.Created, repairs, nil
 }
 
 // ensureDevice finds the interface below by its name, because it may have been
 // taken away and come back under another index, with all that was on it lost.
-func (b *Backend) ensureDevice() (l rtnl.Link, created bool, err error) {
+func (b *Backend) ensureDevice() (rtnl.EnsuredVXLAN, error) {
 	nic, err := b.nl.LinkByName(b.under.Name)
 	if err != nil {
-		return rtnl.Link{}, false, err
+		return rtnl.EnsuredVXLAN{}, err
 	}
+	b.lower = nic.Index
 	want := b.dev
 	want.Lower = nic.Index
 	want.MTU = min(b.dev.MTU, nic.MTU-rtnl.VXLANOverhead)
-	l, created, differs, err := b.nl.EnsureVXLAN(want)
-	if len(differs) > 0 {
-		b.log.Warn("device is not as configured, making it anew", "link", want.Name, "differs", differs)
-		created = false // as told
-	}
-	return l, created, err
+	e, err := b.nl.EnsureVXLAN(want)
+	b.index = e.Link.Index
+	return e, err
 }

@@ -103,7 +103,7 @@ func (n *node) start(options string) {
 
 func open(t *testing.T, u backend.Underlay, options string, log *bytes.Buffer) *Backend {
 	t.Helper()
-	b, err := Open(t.Context(), u, config(t, options), slog.New(slog.NewTextHandler(log, nil)))
+	b, err := Open(t.Context(), u, config(t, options), subnet.Attrs{}, slog.New(slog.NewTextHandler(log, nil)))
 	must(t, err)
 	t.Cleanup(func() { b.Close() })
 	return b

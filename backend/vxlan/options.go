@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strconv"
 
 	"tweed/backend"
@@ -68,31 +69,52 @@ type peer struct {
 }
 
 // usable returns the peers whose leases are ours to serve, without those that
-// contradict newer ones.
+// contradict newer ones. One MAC leads to one place, because it is what the device
+// forwards by.
 func (b *Backend) usable(leases []subnet.Lease) []peer {
-	var peers []peer
-	byMAC := make(map[rtnl.MAC]peer)
-	byBase := make(map[netip.Addr]peer)
-	b.peers.Usable(leases, func(l subnet.Lease) error {
+	peers := make([]peer, 0, len(leases))
+	byMAC := make(map[rtnl.MAC]*subnet.Lease, len(leases)) // the newest
+	contradicted := false
+	b.peers.Usable(leases, func(l *subnet.Lease) error {
 		mac, err := parseVTEP(l.Attrs.BackendData)
 		if err != nil {
 			return err
 		}
-		p := peer{l.Subnet, l.Attrs.PublicIP, mac}
 		if mac == b.dev.MAC {
 			return fmt.Errorf("VtepMAC %s is our own: a clone of this node?", mac)
 		}
-		// One MAC leads to one place: it is what the device forwards by.
-		if other, taken := byMAC[mac]; taken && other.PublicIP != p.PublicIP {
-			return fmt.Errorf("VtepMAC %s belongs to %s at %s, whose lease is newer", mac, other.Subnet, other.PublicIP)
+		if n := len(peers); n > 0 && peers[n-1].Subnet.Overlaps(l.Subnet) { // leases come in order
+			return fmt.Errorf("subnet overlaps %s", peers[n-1].Subnet)
 		}
-		if other, taken := byBase[p.Subnet.Addr()]; taken {
-			return fmt.Errorf("subnet overlaps %s of %s, whose lease is newer", other.Subnet, other.PublicIP)
+		peers = append(peers, peer{l.Subnet, l.Attrs.PublicIP, mac})
+		switch other := byMAC[mac]; {
+		case other == nil:
+			byMAC[mac] = l
+		case other.Attrs.PublicIP != l.Attrs.PublicIP:
+			contradicted = true
+			if l.Revision > other.Revision {
+				byMAC[mac] = l
+			}
 		}
-		byMAC[mac], byBase[p.Subnet.Addr()] = p, p
-		peers = append(peers, p)
 		return nil
 	})
+	if !contradicted {
+		b.told = nil
+		return peers
+	}
+	told := make(map[netip.Prefix]string)
+	peers = slices.DeleteFunc(peers, func(p peer) bool {
+		newest := byMAC[p.MAC]
+		if newest.Attrs.PublicIP == p.PublicIP {
+			return false
+		}
+		told[p.Subnet] = fmt.Sprintf("VtepMAC %s belongs to %s at %s, whose lease is newer", p.MAC, newest.Subnet, newest.Attrs.PublicIP)
+		if b.told[p.Subnet] != told[p.Subnet] {
+			b.peers.Log.Warn("peer ignored", "subnet", p.Subnet, "peer", p.PublicIP, "err", told[p.Subnet])
+		}
+		return true
+	})
+	b.told = told
 	return peers
 }
 
@@ -100,6 +122,9 @@ func (b *Backend) usable(leases []subnet.Lease) []peer {
 // are ignored.
 func parseVTEP(data json.RawMessage) (rtnl.MAC, error) {
 	const want = `want {"VtepMAC":"0e:12:34:56:78:9a"}`
+	if mac, ok := plainVTEP(data); ok {
+		return mac, nil
+	}
 	if len(data) == 0 {
 		return rtnl.MAC{}, errors.New("BackendData is missing: " + want)
 	}
@@ -111,4 +136,32 @@ func parseVTEP(data json.RawMessage) (rtnl.MAC, error) {
 		return rtnl.MAC{}, fmt.Errorf("BackendData %.80s: VtepMAC is missing: %s", data, want)
 	}
 	return *v.VtepMAC, nil
+}
+
+// plainVTEP reads what flannel and we write. There may be 50 000 of them.
+func plainVTEP(data []byte) (m rtnl.MAC, ok bool) {
+	const before, after = `{"VtepMAC":"`, `"}`
+	if len(data) != len(before)+17+len(after) || string(data[:len(before)]) != before || string(data[len(before)+17:]) != after {
+		return m, false
+	}
+	text := data[len(before):]
+	for i := range m {
+		hi, lo := hexDigit(text[3*i]), hexDigit(text[3*i+1])
+		if hi > 15 || lo > 15 || i < 5 && text[3*i+2] != ':' {
+			return m, false
+		}
+		m[i] = hi<<4 | lo
+	}
+	return m, m.IsStation()
+}
+
+// hexDigit returns more than 15 for what is none in lower case.
+func hexDigit(c byte) byte {
+	switch {
+	case '0' <= c && c <= '9':
+		return c - '0'
+	case 'a' <= c && c <= 'f':
+		return c - 'a' + 10
+	}
+	return 255
 }

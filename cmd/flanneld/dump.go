@@ -87,7 +87,7 @@ func (s *snapshot) stateText() string {
 		text += ", peers not known yet"
 	}
 	if s.listed {
-		text += fmt.Sprintf(", bad records %d", s.badRecords)
+		text += fmt.Sprintf(", bad records %d, refused leases %d", s.badRecords, s.refused)
 	}
 	return text
 }

@@ -50,13 +50,13 @@ func TestDumpLines(t *testing.T) {
 		}},
 		{"no lease yet", snapshot{backend: "vxlan", listed: true, badRecords: 3}, []string{
 			head + "not ready yet",
-			"backend vxlan, no lease, peers not known yet, bad records 3",
+			"backend vxlan, no lease, peers not known yet, bad records 3, refused leases 0",
 			"no packet counters: flanneld has them with the udp backend only, which carries packets itself",
 		}},
 		{"ready", snapshot{ready: true, conditions: []condition{{Name: "lease", OK: true, Since: since}}, backend: "host-gw", subnet: lease, synced: true, peers: 7, listed: true}, []string{
 			head + "ready",
 			"condition lease: ok (since 2026-11-23 05:31:20)",
-			"backend host-gw, lease 10.5.34.0/24, peers 7, bad records 0",
+			"backend host-gw, lease 10.5.34.0/24, peers 7, bad records 0, refused leases 0",
 			"no packet counters: flanneld has them with the udp backend only, which carries packets itself",
 		}},
 		{"lost", snapshot{backend: "udp", leasesLost: 2, synced: true, udp: &udp.Stats{}},

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"io"
@@ -44,6 +45,10 @@ type glogOutput struct {
 	gate floodGate
 }
 
+// maxText is how much of a line is written, in bytes: it may quote what someone
+// has put into etcd.
+const maxText = 4096
+
 func newGlogHandler(w io.Writer, o flags.LogOptions) slog.Handler {
 	return &glogHandler{out: &glogOutput{LogOptions: o, pid: os.Getpid(), w: w}}
 }
@@ -82,12 +87,15 @@ func (h *glogHandler) Handle(_ context.Context, r slog.Record) error {
 		text = appendAttrs(text, h.prefix, []slog.Attr{a})
 		return true
 	})
+	if len(text) > maxText {
+		text = append(bytes.ToValidUTF8(text[:maxText], nil), "..."...)
+	}
 	header := fmt.Sprintf("%c%s %7d %s:%d] ", letter(r.Level), now.Format("0102 15:04:05.000000"), h.out.pid, file, line)
 
 	h.out.mu.Lock()
 	defer h.out.mu.Unlock()
 	if r.Level >= slog.LevelWarn {
-		again, ok := h.out.gate.admit(string(letter(r.Level))+string(text), now)
+		again, ok := h.out.gate.admit(fmt.Sprintf("%s:%d", file, line), string(letter(r.Level))+string(text), now)
 		if !ok {
 			return nil
 		}

@@ -18,6 +18,7 @@ import (
 	"testing/slogtest"
 	"testing/synctest"
 	"time"
+	"unicode/utf8"
 
 	"tweed/cmd/flanneld/flags"
 )
@@ -98,6 +99,19 @@ func TestOneLineEach(t *testing.T) {
 }
 
 // TestSlogRules runs the standard library's check of what every handler must do.
+// TestLongLine has an error quote a megabyte: what is cut is cut between two
+// characters.
+func TestLongLine(t *testing.T) {
+	for _, c := range []string{"x", "\u00e9", "\u20ac", "\U0001f600"} {
+		var out bytes.Buffer
+		slog.New(newGlogHandler(&out, flags.LogOptions{})).Warn("a bad record", "err", strings.Repeat(c, 1<<20))
+		line := out.String()
+		if len(line) > maxText+100 || len(line) < maxText || !utf8.ValidString(line) || !strings.HasSuffix(line, c+"...\n") || strings.Count(line, "\n") != 1 {
+			t.Errorf("%d bytes: %.100q ... %q", len(line), line, line[max(0, len(line)-20):])
+		}
+	}
+}
+
 func TestSlogRules(t *testing.T) {
 	var out *bytes.Buffer
 	slogtest.Run(t, func(*testing.T) slog.Handler {
@@ -256,15 +270,47 @@ func TestFloodControl(t *testing.T) {
 	})
 }
 
+// TestManyAlike has ten thousand different complaints from one place, and one
+// from another.
+func TestManyAlike(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var out bytes.Buffer
+		log := slog.New(newGlogHandler(&out, flags.LogOptions{}))
+		begin := time.Now()
+		complain := func(n int) []string {
+			for i := range n {
+				log.Warn("a bad record", "key", i)
+			}
+			defer out.Reset()
+			return strings.Split(strings.TrimSuffix(out.String(), "\n"), "\n")
+		}
+		lines := complain(10_000)
+		if len(lines) != maxAlike || !strings.HasSuffix(lines[maxAlike-1], "key=49 (others like this are left out for a while)") {
+			t.Errorf("%d lines, the last %q", len(lines), lines[len(lines)-1])
+		}
+		log.Warn("something else")
+		if !strings.HasSuffix(out.String(), "] something else\n") {
+			t.Errorf("another place is silent: %q", out.String())
+		}
+		out.Reset()
+		time.Sleep(repeatEvery)
+		lines = complain(2 * maxAlike)
+		want := fmt.Sprintf("key=0 (%d others like this were left out since %s)", 10_000-maxAlike, begin.Format("15:04:05"))
+		if len(lines) != maxAlike || !strings.HasSuffix(lines[0], want) || !strings.HasSuffix(lines[1], "key=1") {
+			t.Errorf("%d lines, the first %q", len(lines), lines[:2])
+		}
+	})
+}
+
 func TestFloodGateIsBounded(t *testing.T) {
 	var g floodGate
 	now := time.Unix(1e9, 0)
 	for i := range 10 * maxRepeats {
 		line := strconv.Itoa(i)
-		if _, ok := g.admit(line, now); !ok {
+		if _, ok := g.admit(line, line, now); !ok {
 			t.Fatalf("new line %d is held back", i)
 		}
-		if _, ok := g.admit(line, now); ok {
+		if _, ok := g.admit(line, line, now); ok {
 			t.Fatalf("repeated line %d is shown", i)
 		}
 		now = now.Add(time.Millisecond)
@@ -273,10 +319,10 @@ func TestFloodGateIsBounded(t *testing.T) {
 		}
 	}
 	// The newest are kept.
-	if _, ok := g.admit(strconv.Itoa(10*maxRepeats-1), now); ok {
+	if _, ok := g.admit("there", strconv.Itoa(10*maxRepeats-1), now); ok {
 		t.Error("the newest line was forgotten")
 	}
-	if _, ok := g.admit("0", now); !ok {
+	if _, ok := g.admit("there", "0", now); !ok {
 		t.Error("the oldest line is remembered")
 	}
 }

@@ -16,7 +16,7 @@ const (
 
 	syncEvery  = 10 * time.Second // subnet.Manager.Run applies the peers at least so often
 	ensureTime = 20 * time.Second // firewall.Ensure takes no longer
-	watchTime  = 5 * time.Minute  // subnet.Manager.Run lists again so often, and watches no longer
+	watchTime  = time.Hour        // subnet.Manager.Run lists again so often, and watches no longer
 )
 
 // liveness tells a daemon whose loops turn from one that hangs. Each says before

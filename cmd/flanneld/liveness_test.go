@@ -111,7 +111,7 @@ func TestHangingBackendIsStuck(t *testing.T) {
 		ended := make(chan error)
 		loop := n.alive.loop("peers")
 		go func() {
-			ended <- m.Run(ctx, lease, n.applier(be, subnet.Env{Network: cfg.Network, Subnet: ownSubnet, MTU: 1450}, &envFile{node: n}, loop, store.callTime))
+			ended <- m.Run(ctx, lease, n.applier(be, loop, store.callTime))
 		}()
 		pass := func(d time.Duration) (stuck []string) {
 			for range d / (20 * time.Second) {
@@ -201,7 +201,7 @@ func TestApplierIsWatched(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := newNode(opts, slog.New(slog.DiscardHandler))
 		be := &hangingBackend{Backend: new(alloc.Backend)}
-		apply := n.applier(be, subnet.Env{Network: ownNetwork, Subnet: ownSubnet, MTU: 1450}, &envFile{node: n}, n.alive.loop("peers"), callTime)
+		apply := n.applier(be, n.alive.loop("peers"), callTime)
 		if err := apply(t.Context(), nil); err != nil {
 			t.Error(err)
 		}

@@ -41,6 +41,10 @@ func run() int {
 	case err != nil:
 		return 1
 	}
+	if err := checkDescriptors(); err != nil {
+		log.Error(err.Error())
+		return 1
+	}
 
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()

@@ -135,6 +135,18 @@ func nodeFamilies() []family {
 					emit(uint64(s.badRecords))
 				}
 			}},
+		{"refused_leases", "Leases in etcd that are left out because packets would be led astray by them, such as one that covers the address of this node; the log names them.",
+			gauge, nil, func(s *snapshot, emit emitFunc) {
+				if s.listed {
+					emit(uint64(s.refused))
+				}
+			}},
+		{"network_config_differs", "Whether the network config in etcd is no longer the one that this node works with: 1 or 0. A restart of flanneld takes the new one up.",
+			gauge, nil, func(s *snapshot, emit emitFunc) {
+				if s.listed {
+					emit(oneIf(s.differs))
+				}
+			}},
 		{"etcd_client_certificate_expiry_timestamp_seconds", "End of the client certificate for etcd that is in use, in Unix time. Absent without one.",
 			gauge, nil, func(s *snapshot, emit emitFunc) {
 				if !s.certExpires.IsZero() {

@@ -27,7 +27,7 @@ func fullSnapshot() snapshot {
 	s := snapshot{
 		conditions: []condition{{Name: condConfig, OK: true}, {Name: condLease, Reason: "why not"}},
 		backend:    "udp", subnet: netip.MustParsePrefix("10.5.34.0/24"), leasesLost: 901,
-		synced: true, peers: 902, listed: true, badRecords: 903,
+		synced: true, peers: 902, listed: true, badRecords: 903, refused: 904, differs: true,
 		udp: &udp.Stats{
 			ToPeers: dataplane.Stats{Received: 101, ReceivedBytes: 102, Sent: 103, SentBytes: 104, Batches: 105,
 				BatchSizes: dataplane.BatchSizes{1, 10, 100, 1000, 1e4, 1e5, 1e6, 1e7, 1e8},
@@ -126,6 +126,8 @@ func TestMetrics(t *testing.T) {
 		"tweed_lease_losses_total":              901,
 		"tweed_peers":                           902,
 		"tweed_bad_records":                     903,
+		"tweed_refused_leases":                  904,
+		"tweed_network_config_differs":          1,
 	}
 	maps.Copy(want, node)
 	wantSeries(t, scrape(t, func() snapshot { return full }), want)

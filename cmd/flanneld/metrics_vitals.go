@@ -12,8 +12,12 @@ import (
 	"tweed/subnet/etcdv2"
 )
 
-// badRecords is the name of the number of unreadable records in the store.
-const badRecords = "badRecords"
+// The names of numbers about what is in the store.
+const (
+	badRecords    = "badRecords"    // records that cannot be read
+	refusedLeases = "refusedLeases" // leases that would do harm
+	configDiffers = "configDiffers" // 1 if the network config is no longer the one in use
+)
 
 // vitals collects what is told of a running node beside its readiness. It is
 // safe for concurrent use.
@@ -35,8 +39,10 @@ type snapshot struct {
 	leasesLost uint64       // since the start
 	synced     bool         // whether peers is known
 	peers      int          // that the backend was last told of
-	listed     bool         // whether badRecords is known
+	listed     bool         // whether the next three are known
 	badRecords int64        // in the store
+	refused    int64        // leases in the store
+	differs    bool         // the network config is no longer the one in use
 	udp        *udp.Stats   // nil unless the backend is udp
 
 	silentSince time.Time // no etcd endpoint has answered; zero if one has, or was not asked yet
@@ -89,7 +95,10 @@ func (n *node) snapshot() snapshot {
 	s, stats, etcd := n.vitals.last, n.vitals.udp, n.vitals.etcd
 	n.vitals.mu.Unlock()
 	s.ready, s.conditions = n.ready.state()
-	s.badRecords, s.listed = n.ready.numbers()[badRecords]
+	numbers := n.ready.numbers()
+	s.badRecords, s.listed = numbers[badRecords]
+	s.refused = numbers[refusedLeases]
+	s.differs = numbers[configDiffers] != 0
 	if etcd != nil {
 		s.silentSince, s.silentWhy = etcd.Outage()
 		s.certExpires = etcd.ClientCertificateExpiry()

@@ -47,6 +47,7 @@ func (t *statusTeller) tell(s *snapshot, stuck []string) {
 //	acquiring a subnet
 //	10.5.34.0/24 by vxlan, 12 peers
 //	10.5.34.0/24 by vxlan, 12 peers; etcd does not answer since 2026-11-23 11:02:33
+//	10.5.34.0/24 by vxlan, 12 peers; the network config in etcd is another by now
 //	10.5.34.0/24 by vxlan; not ready: firewall: ...
 //
 // It knows nothing that readiness, vitals and the store do not know.
@@ -84,6 +85,9 @@ func (s *snapshot) status() string {
 	}
 	if !s.silentSince.IsZero() {
 		text += "; etcd does not answer since " + s.silentSince.Format(time.DateTime)
+	}
+	if s.differs {
+		text += "; the network config in etcd is another by now"
 	}
 	if len(not) > 0 {
 		text += "; not ready: " + strings.Join(not, "; ")

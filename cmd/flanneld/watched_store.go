@@ -53,3 +53,24 @@ func (s *watchedStore) Watch(ctx context.Context, after int64, fn func([]subnet.
 	defer s.watched(watchTime + s.callTime)()
 	return s.Store.Watch(ctx, after, fn)
 }
+
+// A connected store has connections to servers, as all but the one of the tests.
+type connected interface {
+	Addresses() []netip.Addr
+	Reconnect()
+}
+
+// addresses returns those of the store's servers, as far as they are known.
+func (s *watchedStore) addresses() []netip.Addr {
+	if c, ok := s.Store.(connected); ok {
+		return c.Addresses()
+	}
+	return nil
+}
+
+// reconnect drops the connections to the store's servers.
+func (s *watchedStore) reconnect() {
+	if c, ok := s.Store.(connected); ok {
+		c.Reconnect()
+	}
+}

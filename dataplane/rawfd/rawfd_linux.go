@@ -138,9 +138,14 @@ func (f *File) timeLeft() *unix.Timespec {
 const NapTime = 10 * time.Millisecond
 
 // nap reports whether reading may not block any more.
-func (f *File) nap() bool {
-	fd := unix.PollFd{Fd: int32(f.fd), Events: unix.POLLIN}
-	timeout := unix.NsecToTimespec(int64(NapTime))
+func (f *File) nap() bool { return readable(f.fd, NapTime) }
+
+// Readable reports whether reading from fd would not block.
+func Readable(fd int) bool { return readable(fd, 0) }
+
+func readable(number int, within time.Duration) bool {
+	fd := unix.PollFd{Fd: int32(number), Events: unix.POLLIN}
+	timeout := unix.NsecToTimespec(int64(within))
 	n, _, errno := syscall.RawSyscall6(unix.SYS_PPOLL, uintptr(unsafe.Pointer(&fd)), 1,
 		uintptr(unsafe.Pointer(&timeout)), 0, 0, 0)
 	return errno == 0 && n != 0

@@ -1,6 +1,7 @@
 package rtnl
 
 import (
+	"errors"
 	"fmt"
 	"math"
 	"net/netip"
@@ -15,43 +16,45 @@ import (
 const blackholeMetric = math.MaxInt32
 
 // ReplaceBlackholes makes want the whole of our blackhole routes to
-// destinations inside the prefix: packets to them vanish where no other route
-// is left. Only blackholes with our Protocol are removed.
-func (h *Handle) ReplaceBlackholes(inside netip.Prefix, want ...netip.Prefix) error {
-	filter := netlink.Route{Type: unix.RTN_BLACKHOLE, Protocol: Protocol, Table: unix.RT_TABLE_MAIN}
-	have, err := dump("blackhole routes", func() ([]netlink.Route, error) {
-		return h.nl.RouteListFiltered(netlink.FAMILY_V4, &filter,
-			netlink.RT_FILTER_TYPE|netlink.RT_FILTER_PROTOCOL|netlink.RT_FILTER_TABLE)
+// destinations inside the prefix, and returns what was not so: packets to them
+// vanish where no other route is left. Only blackholes with our Protocol are
+// removed.
+func (h *Handle) ReplaceBlackholes(inside netip.Prefix, want ...netip.Prefix) ([]Repair, error) {
+	var have []netip.Prefix
+	// The kernel lists no others than those asked for, if it is not too old.
+	ours := []byte{unix.AF_INET, 0, 0, 0, unix.RT_TABLE_MAIN, Protocol, 0, unix.RTN_BLACKHOLE, 0, 0, 0, 0}
+	err := h.dumpRaw("blackhole routes", unix.RTM_GETROUTE, ours, nil, func() { have = nil }, func(body []byte) {
+		k, ok := parseRoute(body)
+		if ok && k.typ == unix.RTN_BLACKHOLE && k.protocol == Protocol && k.table == unix.RT_TABLE_MAIN &&
+			k.priority == blackholeMetric && within(inside, k.dst.prefix()) {
+			have = append(have, k.dst.prefix())
+		}
 	})
 	if err != nil {
-		return err
+		return nil, err
 	}
-	p := &Plan{}
-	var present []netip.Prefix
-	for _, k := range have {
-		dst := fromIPNet(k.Dst)
-		if !within(inside, dst) || k.Priority != blackholeMetric {
-			continue
+	var done []Repair
+	var errs []error
+	change := func(verb string, f func(*netlink.Route) error, dst netip.Prefix) {
+		r := netlink.Route{
+			Dst: toIPNet(dst), Type: unix.RTN_BLACKHOLE, Table: unix.RT_TABLE_MAIN, Protocol: Protocol, Priority: blackholeMetric,
 		}
-		present = append(present, dst)
+		what := "route blackhole " + dst.String()
+		if err := f(&r); err != nil {
+			errs = append(errs, fmt.Errorf("%s %s: %w", verb, what, err))
+			return
+		}
+		done = append(done, Repair{what, verb + " " + what})
+	}
+	for _, dst := range have {
 		if !slices.Contains(want, dst) {
-			p.prune = append(p.prune, func() error { return blackhole("delete", h.nl.RouteDel, dst) })
+			change("delete", h.nl.RouteDel, dst)
 		}
 	}
 	for _, dst := range want {
-		if !slices.Contains(present, dst) {
-			p.set = append(p.set, func() error { return blackhole("add", h.nl.RouteReplace, dst) })
+		if !slices.Contains(have, dst) {
+			change("add", h.nl.RouteReplace, dst)
 		}
 	}
-	return Apply(p)
-}
-
-func blackhole(verb string, change func(*netlink.Route) error, dst netip.Prefix) error {
-	r := netlink.Route{
-		Dst: toIPNet(dst), Type: unix.RTN_BLACKHOLE, Table: unix.RT_TABLE_MAIN, Protocol: Protocol, Priority: blackholeMetric,
-	}
-	if err := change(&r); err != nil {
-		return fmt.Errorf("%s route blackhole %s: %w", verb, dst, err)
-	}
-	return nil
+	return done, errors.Join(errs...)
 }

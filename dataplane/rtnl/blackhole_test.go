@@ -28,7 +28,7 @@ func TestReplaceBlackholes(t *testing.T) {
 		}
 	}
 	for _, want := range [][]netip.Prefix{{a}, {a}, {a, b}, {b}, {}} {
-		if err := h.ReplaceBlackholes(network, want...); err != nil {
+		if _, err := h.ReplaceBlackholes(network, want...); err != nil {
 			t.Fatal(err)
 		}
 		have := map[netip.Prefix]bool{}

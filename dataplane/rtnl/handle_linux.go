@@ -35,7 +35,8 @@ const dumpTries = 10
 // concurrent use, but two goroutines that ensure the same objects undo each
 // other's work.
 type Handle struct {
-	nl *netlink.Handle
+	nl  *netlink.Handle // for what there is little of
+	raw *socket         // for neighbours, forwarding database and routes
 }
 
 // Open connects to the current network namespace.
@@ -48,11 +49,19 @@ func Open() (*Handle, error) {
 		h.Close()
 		return nil, fmt.Errorf("set timeout of netlink socket: %w", err)
 	}
-	return &Handle{nl: h}, nil
+	raw, err := openSocket()
+	if err != nil {
+		h.Close()
+		return nil, err
+	}
+	return &Handle{nl: h, raw: raw}, nil
 }
 
-// Close frees the netlink socket. Nothing in the kernel's tables changes.
-func (h *Handle) Close() { h.nl.Close() }
+// Close frees the netlink sockets. Nothing in the kernel's tables changes.
+func (h *Handle) Close() {
+	h.nl.Close()
+	h.raw.close()
+}
 
 // dump repeats list until the kernel's table held still for once.
 func dump[T any](what string, list func() ([]T, error)) ([]T, error) {

@@ -20,22 +20,36 @@ type host struct {
 	eth int
 }
 
+func second(_ []Repair, err error) error { return err }
+
+func (x host) ensureVXLAN(v VXLAN) (l Link, created bool, differs []string, err error) {
+	e, err := x.EnsureVXLAN(v)
+	return e.Link, e.Created, e.Differs, err
+}
+
 // replaceNeighbours makes want the whole of the link's neighbours.
 func (x host) replaceNeighbours(link int, want []Neighbour) error {
-	p, err := x.PlanNeighbours(link, want)
+	p, err := x.compareNeighbours(x.desire(Entries{Scope: Scope{Link: link}, Neighbours: want}))
 	if err != nil {
 		return err
 	}
-	return Apply(p)
+	return x.apply(p)
 }
 
 // replaceFDB makes want the whole of the link's forwarding database.
 func (x host) replaceFDB(link int, want []FDBEntry) error {
-	p, err := x.PlanFDB(link, want)
+	p, err := x.compareFDB(x.desire(Entries{Scope: Scope{Link: link}, FDB: want}))
 	if err != nil {
 		return err
 	}
-	return Apply(p)
+	return x.apply(p)
+}
+
+// replaceRoutes makes want the whole of our routes, and returns how many changes
+// it took.
+func (x host) replaceRoutes(s Scope, want []Route) (int, error) {
+	repairs, err := x.ReplaceRoutes(s, want)
+	return len(repairs), err
 }
 
 func newHost(t *testing.T) host {
@@ -96,7 +110,8 @@ func (x host) routes() []string {
 	x.must(err)
 	var texts []string
 	for _, r := range all {
-		text := x.describe(Route{Dst: fromIPNet(r.Dst), Via: fromIP(r.Gw), Link: r.LinkIndex, OnLink: r.Flags&unix.RTNH_F_ONLINK != 0})
+		dst, to, _ := compact(Route{Dst: fromIPNet(r.Dst), Via: fromIP(r.Gw), Link: r.LinkIndex, OnLink: r.Flags&unix.RTNH_F_ONLINK != 0})
+		text := x.describeRoute(dst, to)
 		text += " proto " + r.Protocol.String()
 		if r.Priority != 0 {
 			text += " metric"
@@ -114,11 +129,13 @@ func (x host) routes() []string {
 // entries lists the permanent entries of a table of a link as text, sorted.
 func (x host) entries(link, family int) []string {
 	x.t.Helper()
-	all, err := x.permanent("entries", link, family)
+	all, err := netlink.NeighList(link, family)
 	x.must(err)
 	var texts []string
 	for _, n := range all {
-		texts = append(texts, fromIP(n.IP).String()+" "+n.HardwareAddr.String())
+		if n.State&unix.NUD_PERMANENT != 0 && n.Flags&netlink.NTF_PROXY == 0 && (family != unix.AF_BRIDGE || n.Flags&netlink.NTF_SELF != 0) {
+			texts = append(texts, fromIP(n.IP).String()+" "+n.HardwareAddr.String())
+		}
 	}
 	slices.Sort(texts)
 	return texts

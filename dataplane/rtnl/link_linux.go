@@ -43,59 +43,83 @@ func (h *Handle) LinkByIndex(index int) (Link, error) {
 }
 
 // EnsureLink gives the interface its MTU in bytes and the length of its
-// transmit queue in packets, and sets it up: ErrNoLink.
-func (h *Handle) EnsureLink(index, mtu, txQueueLen int) error {
+// transmit queue in packets, sets it up, and returns what was not so:
+// ErrNoLink.
+func (h *Handle) EnsureLink(index, mtu, txQueueLen int) ([]Repair, error) {
 	l, err := h.LinkByIndex(index)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	k := byIndex(index)
+	var done []Repair
+	set := func(what string, err error) error {
+		if err != nil {
+			return linkError(what, err)
+		}
+		done = append(done, Repair{LinkKey(l.Name), what})
+		return nil
+	}
 	if l.MTU != mtu {
-		if err := h.nl.LinkSetMTU(k, mtu); err != nil {
-			return linkError(fmt.Sprintf("set mtu of %s to %d", l.Name, mtu), err)
+		if err := set(fmt.Sprintf("set mtu of %s to %d", l.Name, mtu), h.nl.LinkSetMTU(k, mtu)); err != nil {
+			return done, err
 		}
 	}
 	if l.TxQueueLen != txQueueLen {
-		if err := h.nl.LinkSetTxQLen(k, txQueueLen); err != nil {
-			return linkError(fmt.Sprintf("set txqueuelen of %s to %d", l.Name, txQueueLen), err)
+		if err := set(fmt.Sprintf("set txqueuelen of %s to %d", l.Name, txQueueLen), h.nl.LinkSetTxQLen(k, txQueueLen)); err != nil {
+			return done, err
 		}
 	}
 	if !l.Up {
-		if err := h.nl.LinkSetUp(k); err != nil {
-			return linkError(fmt.Sprintf("set %s up", l.Name), err)
+		if err := set(fmt.Sprintf("set %s up", l.Name), h.nl.LinkSetUp(k)); err != nil {
+			return done, err
 		}
 	}
-	return nil
+	return done, nil
 }
 
-// SetMAC gives the interface its Ethernet address: ErrNoLink.
-func (h *Handle) SetMAC(index int, mac MAC) error {
+// LinkKey is the Repair.Key of an interface.
+func LinkKey(name string) string { return "link " + name }
+
+// SetMAC gives the interface its Ethernet address, and returns what was not so:
+// ErrNoLink.
+func (h *Handle) SetMAC(index int, mac MAC) ([]Repair, error) {
 	l, err := h.LinkByIndex(index)
 	if err != nil || l.MAC == mac {
-		return err
+		return nil, err
 	}
+	what := fmt.Sprintf("set address of %s to %s", l.Name, mac)
 	if err := h.nl.LinkSetHardwareAddr(byIndex(index), net.HardwareAddr(mac[:])); err != nil {
-		return linkError(fmt.Sprintf("set address of %s to %s", l.Name, mac), err)
+		return nil, linkError(what, err)
 	}
-	return nil
+	return []Repair{{LinkKey(l.Name), what + ", it was " + l.MAC.String()}}, nil
 }
 
-// EnsureAddr gives the interface the address addr/32 of global scope and
-// removes its other IPv4 addresses inside the network within: those of earlier
-// leases. Addresses outside it, which other programs gave, are left alone.
-func (h *Handle) EnsureAddr(link int, addr netip.Addr, within netip.Prefix) error {
+// EnsureAddr gives the interface the address addr/32 of global scope, removes
+// its other IPv4 addresses inside the network within, those of earlier leases,
+// and returns what was not so. Addresses outside it, which other programs gave,
+// are left alone.
+func (h *Handle) EnsureAddr(link int, addr netip.Addr, within netip.Prefix) ([]Repair, error) {
 	addrs, err := dump("IPv4 addresses", func() ([]netlink.Addr, error) {
 		return h.nl.AddrList(byIndex(link), netlink.FAMILY_V4)
 	})
 	if err != nil {
-		return err
+		return nil, err
+	}
+	var done []Repair
+	set := func(what string, p netip.Prefix, err error) error {
+		what = fmt.Sprintf(what, p, h.linkName(link))
+		if err != nil {
+			return linkError(what, err)
+		}
+		done = append(done, Repair{"address " + p.String(), what})
+		return nil
 	}
 	del := func(a netlink.Addr) error {
 		err := h.nl.AddrDel(byIndex(link), &a)
-		if err != nil && !errors.Is(err, unix.EADDRNOTAVAIL) { // gone already
-			return linkError(fmt.Sprintf("delete address %s of %s", fromIPNet(a.IPNet), h.linkName(link)), err)
+		if errors.Is(err, unix.EADDRNOTAVAIL) {
+			return nil // gone already
 		}
-		return nil
+		return set("delete address %s of %s", fromIPNet(a.IPNet), err)
 	}
 	want := netip.PrefixFrom(addr, 32)
 	has := false
@@ -107,7 +131,7 @@ func (h *Handle) EnsureAddr(link int, addr netip.Addr, within netip.Prefix) erro
 		case have == want && a.Peer == nil:
 			// The kernel has no two scopes of one address, and changes none.
 			if err := del(a); err != nil {
-				return err
+				return done, err
 			}
 		case within.Contains(have.Addr()):
 			stale = append(stale, a)
@@ -115,15 +139,15 @@ func (h *Handle) EnsureAddr(link int, addr netip.Addr, within netip.Prefix) erro
 	}
 	// Our own comes first: with its last address a link loses all its routes.
 	if !has {
-		if err := h.nl.AddrAdd(byIndex(link), &netlink.Addr{IPNet: toIPNet(want)}); err != nil {
-			return linkError(fmt.Sprintf("add address %s to %s", want, h.linkName(link)), err)
+		if err := set("add address %s to %s", want, h.nl.AddrAdd(byIndex(link), &netlink.Addr{IPNet: toIPNet(want)})); err != nil {
+			return done, err
 		}
 	}
 	var errs []error
 	for _, a := range stale {
 		errs = append(errs, del(a))
 	}
-	return errors.Join(errs...)
+	return done, errors.Join(errs...)
 }
 
 // linkName is for messages.

@@ -20,6 +20,8 @@ func route(dst, via string, link int, onlink bool) Route {
 	return r
 }
 
+func only(_ int, err error) error { return err }
+
 func TestReplaceRoutes(t *testing.T) {
 	x := newHost(t)
 	own := x.veth("flannel.1", "10.5.1.0/32")
@@ -55,7 +57,7 @@ func TestReplaceRoutes(t *testing.T) {
 		route("10.5.10.0/24", "", own, false),
 		route("10.5.11.0/24", "10.5.11.0", own, true),
 	}
-	x.must(x.ReplaceRoutes(scope, want))
+	x.must(only(x.replaceRoutes(scope, want)))
 	golden := []string{
 		"10.0.0.0/8 via 192.0.2.8 dev eth0 onlink proto 84",
 		"10.5.1.0/24 proto 84 special",
@@ -74,16 +76,16 @@ func TestReplaceRoutes(t *testing.T) {
 	equal(t, "routes", x.routes(), golden...)
 
 	m := x.monitor()
-	x.must(x.ReplaceRoutes(scope, want))
+	x.must(only(x.replaceRoutes(scope, want)))
 	m.quiet("second time")
 
 	want[0].Via = netip.MustParseAddr("10.5.2.77")
-	x.must(x.ReplaceRoutes(scope, want))
+	x.must(only(x.replaceRoutes(scope, want)))
 	if n := m.changes(); n != 1 {
 		t.Errorf("one gateway changed: %d messages, want 1, a replacement without a gap", n)
 	}
 
-	x.must(x.ReplaceRoutes(scope, nil))
+	x.must(only(x.replaceRoutes(scope, nil)))
 	equal(t, "routes of nobody", x.routes(), golden[0], golden[1], golden[4], golden[6], golden[10], golden[11], golden[12])
 
 	tables, err := netlink.RouteListFiltered(netlink.FAMILY_V4, &netlink.Route{Table: 100}, netlink.RT_FILTER_TABLE)
@@ -111,14 +113,13 @@ func TestReplaceRoutesDifferences(t *testing.T) {
 		},
 	} {
 		x.foreign("10.5.3.0/24", "192.0.2.3", x.eth, Protocol, func(r *netlink.Route) { r.Flags = 0; change(r) })
-		p, err := x.PlanRoutes(Scope{Within: network}, []Route{want})
+		n, err := x.replaceRoutes(Scope{Within: network}, []Route{want})
 		x.must(err)
-		if p.Len() != 1 {
-			t.Errorf("%s: %d changes, want 1", name, p.Len())
+		if n != 1 {
+			t.Errorf("%s: %d changes, want 1", name, n)
 		}
-		x.must(Apply(p))
 		equal(t, name, x.routes(), "10.5.3.0/24 via 192.0.2.3 dev eth0 proto 84", "192.0.2.0/24 dev eth1 proto kernel")
-		x.must(x.ReplaceRoutes(Scope{Within: network}, nil))
+		x.must(only(x.replaceRoutes(Scope{Within: network}, nil)))
 	}
 }
 
@@ -143,12 +144,12 @@ func TestReplaceRoutesErrors(t *testing.T) {
 		{"twice", route("10.5.3.0/24", "192.0.2.4", x.eth, false), "already wanted 10.5.3.0/24 via 192.0.2.3 dev eth0"},
 	}
 	for _, tt := range tests {
-		err := x.ReplaceRoutes(Scope{Within: network}, []Route{good, tt.bad, good})
+		_, err := x.ReplaceRoutes(Scope{Within: network}, []Route{good, tt.bad, good})
 		if err == nil || !strings.Contains(err.Error(), tt.err) {
 			t.Errorf("%s: error %v, want %q", tt.name, err, tt.err)
 		}
 		equal(t, tt.name, x.routes(), "10.5.3.0/24 via 192.0.2.3 dev eth0 proto 84", "10.5.20.0/24 dev docker0 proto kernel")
-		if x.must(x.ReplaceRoutes(Scope{Within: network}, nil)); t.Failed() {
+		if x.must(only(x.replaceRoutes(Scope{Within: network}, nil))); t.Failed() {
 			t.FailNow()
 		}
 	}
@@ -162,18 +163,18 @@ func TestReplaceRoutesAliases(t *testing.T) {
 	x.foreign("10.5.3.0/24", "192.0.2.3", x.eth, Protocol, func(r *netlink.Route) { r.Flags = 0 })
 	x.foreign("10.5.3.0/24", "192.0.2.8", x.eth, unix.RTPROT_BOOT)
 	want := []Route{route("10.5.3.0/24", "192.0.2.3", x.eth, false)}
-	x.must(x.ReplaceRoutes(Scope{Within: network}, want))
+	x.must(only(x.replaceRoutes(Scope{Within: network}, want)))
 	equal(t, "routes", x.routes(),
 		"10.5.3.0/24 via 192.0.2.3 dev eth0 proto 84",
 		"10.5.3.0/24 via 192.0.2.8 dev eth0 onlink proto boot")
 	m := x.monitor()
-	x.must(x.ReplaceRoutes(Scope{Within: network}, want))
+	x.must(only(x.replaceRoutes(Scope{Within: network}, want)))
 	m.quiet("second time")
 
 	// A bridge that comes up later with the same network is listed behind.
 	x.veth("docker0", "10.5.3.1/24")
-	x.must(x.ReplaceRoutes(Scope{Within: network}, want))
-	x.must(x.ReplaceRoutes(Scope{Within: network}, nil))
+	x.must(only(x.replaceRoutes(Scope{Within: network}, want)))
+	x.must(only(x.replaceRoutes(Scope{Within: network}, nil)))
 	equal(t, "routes of others", x.routes(),
 		"10.5.3.0/24 via 192.0.2.8 dev eth0 onlink proto boot",
 		"10.5.3.0/24 dev docker0 proto kernel")

@@ -51,47 +51,55 @@ type VXLAN struct {
 // that is not a VXLAN device is an error, and so is another VXLAN device with
 // the same VNI and port (EEXIST), which the error names, or whoever else has
 // the port (EADDRINUSE).
-//
-// created reports whether the device was made, and so has neither addresses
-// nor entries.
-func (h *Handle) EnsureVXLAN(v VXLAN) (l Link, created bool, differs []string, err error) {
+func (h *Handle) EnsureVXLAN(v VXLAN) (e EnsuredVXLAN, err error) {
 	existing, err := h.nl.LinkByName(v.Name)
 	switch {
 	case isMissing(err):
-		created = true
+		e.Created = true
 	case err != nil:
-		return Link{}, false, nil, linkError("find link "+v.Name, err)
+		return e, linkError("find link "+v.Name, err)
 	default:
 		dev, ok := existing.(*netlink.Vxlan)
 		if !ok {
-			return Link{}, false, nil, fmt.Errorf("%s is a link of kind %s: want a vxlan device; remove or rename it", v.Name, existing.Type())
+			return e, fmt.Errorf("%s is a link of kind %s: want a vxlan device; remove or rename it", v.Name, existing.Type())
 		}
-		if differs = v.differs(dev); len(differs) > 0 {
+		if e.Differs = v.differs(dev); len(e.Differs) > 0 {
 			if err := h.nl.LinkDel(dev); err != nil {
-				return Link{}, false, differs, linkError("delete incompatible link "+v.Name, err)
+				return e, linkError("delete incompatible link "+v.Name, err)
 			}
-			created = true
+			e.Created = true
 		}
 	}
-	if created {
+	if e.Created {
 		if err := h.addVXLAN(v); err != nil {
-			return Link{}, false, differs, err
+			return e, err
 		}
 	}
-	if l, err = h.LinkByName(v.Name); err != nil {
-		return Link{}, created, differs, err
+	if e.Link, err = h.LinkByName(v.Name); err != nil {
+		return e, err
 	}
-	err = h.EnsureLink(l.Index, v.MTU, 0)
+	e.Repairs, err = h.EnsureLink(e.Link.Index, v.MTU, 0)
 	if errors.Is(err, unix.EADDRINUSE) {
 		err = fmt.Errorf("%w: UDP port %s is taken by another program, or by a vxlan device with other options", err, v.port())
 	}
 	if err != nil {
-		return Link{}, created, differs, err
+		if e.Created { // it is no use, and might not be wanted by the next daemon
+			err = errors.Join(err, h.nl.LinkDel(&netlink.Vxlan{LinkAttrs: netlink.LinkAttrs{Index: e.Link.Index}}))
+		}
+		return e, err
 	}
 	// The link is read again because it is up only now: what listens for new
 	// links, such as udev, may have changed the address until then.
-	l, err = h.LinkByIndex(l.Index)
-	return l, created, differs, err
+	e.Link, err = h.LinkByIndex(e.Link.Index)
+	return e, err
+}
+
+// EnsuredVXLAN is what EnsureVXLAN has found and done.
+type EnsuredVXLAN struct {
+	Link    Link
+	Created bool     // the device was made, and so has neither addresses nor entries
+	Differs []string // why an existing device had to go
+	Repairs []Repair // what of an existing device was not as wanted, or of a new one had to be set
 }
 
 func (h *Handle) addVXLAN(v VXLAN) error {

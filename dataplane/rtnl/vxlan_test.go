@@ -22,7 +22,7 @@ func (x host) wantVXLAN() VXLAN {
 func TestEnsureVXLAN(t *testing.T) {
 	x := newHost(t)
 	v := x.wantVXLAN()
-	l, created, differs, err := x.EnsureVXLAN(v)
+	l, created, differs, err := x.ensureVXLAN(v)
 	if err != nil || !created || differs != nil {
 		t.Fatalf("first time: created %v, differs %q, error %v", created, differs, err)
 	}
@@ -43,12 +43,12 @@ func TestEnsureVXLAN(t *testing.T) {
 	x.must(netlink.LinkSetDown(dev))
 	v.MAC = mac(2)
 	for _, v.Port = range []int{8472, 0} {
-		again, created, differs, err := x.EnsureVXLAN(v)
+		again, created, differs, err := x.ensureVXLAN(v)
 		if err != nil || created || differs != nil || again != want {
 			t.Errorf("port %d: %+v created %v, differs %q, error %v\nwant %+v", v.Port, again, created, differs, err, want)
 		}
 	}
-	x.must(x.SetMAC(l.Index, mac(9)))
+	x.must(second(x.SetMAC(l.Index, mac(9))))
 	if l, err := x.LinkByIndex(l.Index); err != nil || l.MAC != mac(9) {
 		t.Errorf("MAC set while up: %+v, %v", l, err)
 	}
@@ -85,7 +85,7 @@ func TestEnsureVXLANIncompatible(t *testing.T) {
 
 		v := x.wantVXLAN()
 		v.Port = 8472
-		l, created, differs, err := x.EnsureVXLAN(v)
+		l, created, differs, err := x.ensureVXLAN(v)
 		if err != nil {
 			t.Fatalf("%s: %v", tt.name, err)
 		}
@@ -96,7 +96,7 @@ func TestEnsureVXLANIncompatible(t *testing.T) {
 		} else if !created || l.Index == before.Index || l.MAC != mac(1) || len(differs) != 1 || !strings.Contains(differs[0], tt.differ) {
 			t.Errorf("%s: created %v, %+v, differs %q, want %q", tt.name, created, l, differs, tt.differ)
 		}
-		if _, created, _, err := x.EnsureVXLAN(v); created || err != nil {
+		if _, created, _, err := x.ensureVXLAN(v); created || err != nil {
 			t.Errorf("%s: made twice (%v)", tt.name, err)
 		}
 		x.must(netlink.LinkDel(byIndex(l.Index)))
@@ -107,7 +107,7 @@ func TestEnsureVXLANOptions(t *testing.T) {
 	x := newHost(t)
 	v := x.wantVXLAN()
 	v.VNI, v.Port, v.GBP, v.MAC = 0, 4789, true, MAC{}
-	l, _, _, err := x.EnsureVXLAN(v)
+	l, _, _, err := x.ensureVXLAN(v)
 	x.must(err)
 	k, err := netlink.LinkByIndex(l.Index)
 	x.must(err)
@@ -120,7 +120,7 @@ func TestEnsureVXLANErrors(t *testing.T) {
 	x := newHost(t)
 	good := x.wantVXLAN()
 	good.Name = "other"
-	if _, _, _, err := x.EnsureVXLAN(good); err != nil {
+	if _, _, _, err := x.ensureVXLAN(good); err != nil {
 		t.Fatal(err)
 	}
 	tests := []struct {
@@ -139,13 +139,13 @@ func TestEnsureVXLANErrors(t *testing.T) {
 	for _, tt := range tests {
 		v := x.wantVXLAN()
 		tt.change(&v)
-		_, _, _, err := x.EnsureVXLAN(v)
+		_, _, _, err := x.ensureVXLAN(v)
 		if err == nil || !strings.Contains(err.Error(), tt.err) || tt.is != nil && !errors.Is(err, tt.is) {
 			t.Errorf("%s: error %v, want %q", tt.name, err, tt.err)
 		}
 	}
 	good.MTU = 9000
-	if _, _, _, err := x.EnsureVXLAN(good); err == nil || !strings.Contains(err.Error(), "set mtu of other to 9000") {
+	if _, _, _, err := x.ensureVXLAN(good); err == nil || !strings.Contains(err.Error(), "set mtu of other to 9000") {
 		t.Errorf("mtu larger than the link below allows: %v", err)
 	}
 
@@ -157,7 +157,7 @@ func TestEnsureVXLANErrors(t *testing.T) {
 		v := x.wantVXLAN()
 		v.Port, v.GBP = port, true
 		want := map[int]string{4790: "UDP port 4790 is taken", 0: "UDP port 8472 "}[port]
-		_, _, _, err := x.EnsureVXLAN(v)
+		_, _, _, err := x.ensureVXLAN(v)
 		if !errors.Is(err, unix.EADDRINUSE) || !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), "flannel.1") {
 			t.Errorf("port %d taken: error %v, want %q", port, err, want)
 		}
@@ -166,7 +166,7 @@ func TestEnsureVXLANErrors(t *testing.T) {
 
 func TestNeighboursAndFDB(t *testing.T) {
 	x := newHost(t)
-	l, _, _, err := x.EnsureVXLAN(x.wantVXLAN())
+	l, _, _, err := x.ensureVXLAN(x.wantVXLAN())
 	x.must(err)
 	x.must(netlink.NeighAdd(&netlink.Neigh{LinkIndex: l.Index, Family: unix.AF_INET, State: unix.NUD_REACHABLE, IP: net.IPv4(10, 5, 7, 7), HardwareAddr: net.HardwareAddr{2, 0, 0, 0, 0, 7}}))
 	x.must(netlink.NeighAdd(&netlink.Neigh{LinkIndex: l.Index, Family: unix.AF_INET, State: unix.NUD_REACHABLE, IP: net.IPv4(10, 5, 2, 0), HardwareAddr: net.HardwareAddr{2, 0, 0, 0, 0, 7}}))
@@ -237,7 +237,7 @@ func TestNeighboursAndFDB(t *testing.T) {
 // of the device's entries.
 func TestFDBOddities(t *testing.T) {
 	x := newHost(t)
-	l, _, _, err := x.EnsureVXLAN(x.wantVXLAN())
+	l, _, _, err := x.ensureVXLAN(x.wantVXLAN())
 	x.must(err)
 	for _, command := range []string{
 		"ip nexthop add id 1 via 192.0.2.9 fdb",
@@ -260,10 +260,10 @@ func TestFDBOddities(t *testing.T) {
 	x.must(netlink.LinkSetMaster(byIndex(l.Index), bridge))
 	have, err := netlink.NeighList(l.Index, unix.AF_BRIDGE)
 	x.must(err)
-	p, err := x.PlanFDB(l.Index, nil)
+	p, err := x.compareFDB(x.desire(Entries{Scope: Scope{Link: l.Index}}))
 	x.must(err)
-	if p.Len() != 0 || len(have) == 0 {
-		t.Errorf("%d changes planned for what the bridge has: %v", p.Len(), have)
+	if p.len() != 0 || len(have) == 0 {
+		t.Errorf("%d changes planned for what the bridge has: %v", p.len(), have)
 	}
 }
 
@@ -275,21 +275,21 @@ func TestEnsureAddr(t *testing.T) {
 	}
 	x.foreign("10.5.7.0/24", "10.5.7.0", link, Protocol)
 	base := netip.MustParseAddr("10.5.3.0")
-	x.must(x.EnsureAddr(link, base, network))
+	x.must(second(x.EnsureAddr(link, base, network)))
 	equal(t, "addresses", x.addrs(link), "10.5.3.0/32", "10.6.0.1/32", "169.254.7.7/16")
 	if !slices.Contains(x.routes(), "10.5.7.0/24 via 10.5.7.0 dev flannel.1 onlink proto 84") {
 		t.Error("routes of the link were lost")
 	}
 	m := x.monitor()
-	x.must(x.EnsureAddr(link, base, network))
+	x.must(second(x.EnsureAddr(link, base, network)))
 	m.quiet("second time")
-	x.must(x.EnsureAddr(link, netip.MustParseAddr("10.5.4.0"), network))
+	x.must(second(x.EnsureAddr(link, netip.MustParseAddr("10.5.4.0"), network)))
 	equal(t, "next lease", x.addrs(link), "10.5.4.0/32", "10.6.0.1/32", "169.254.7.7/16")
 
 	// The right address, with a scope that makes the kernel not use it.
 	x.must(netlink.AddrDel(byIndex(link), &netlink.Addr{IPNet: toIPNet(netip.MustParsePrefix("10.5.4.0/32"))}))
 	x.must(netlink.AddrAdd(byIndex(link), &netlink.Addr{IPNet: toIPNet(netip.MustParsePrefix("10.5.4.0/32")), Scope: int(netlink.SCOPE_LINK)}))
-	x.must(x.EnsureAddr(link, netip.MustParseAddr("10.5.4.0"), network))
+	x.must(second(x.EnsureAddr(link, netip.MustParseAddr("10.5.4.0"), network)))
 	addrs, err := netlink.AddrList(byIndex(link), netlink.FAMILY_V4)
 	x.must(err)
 	for _, a := range addrs {
@@ -299,7 +299,7 @@ func TestEnsureAddr(t *testing.T) {
 	}
 	equal(t, "after a wrong scope", x.addrs(link), "10.5.4.0/32", "10.6.0.1/32", "169.254.7.7/16")
 
-	if err := x.EnsureAddr(999, base, network); !errors.Is(err, ErrNoLink) {
+	if _, err := x.EnsureAddr(999, base, network); !errors.Is(err, ErrNoLink) {
 		t.Errorf("no such link: %v", err)
 	}
 }
@@ -312,18 +312,18 @@ func TestLinks(t *testing.T) {
 	}
 	_, err1 := x.LinkByName("eth9")
 	_, err2 := x.LinkByIndex(999)
-	for _, err := range []error{err1, err2, x.EnsureLink(999, 1500, 0), x.SetMAC(999, mac(1))} {
+	for _, err := range []error{err1, err2, second(x.EnsureLink(999, 1500, 0)), second(x.SetMAC(999, mac(1)))} {
 		if !errors.Is(err, ErrNoLink) {
 			t.Errorf("error %v, want ErrNoLink", err)
 		}
 	}
-	if err := x.EnsureLink(x.eth, 7, 0); err == nil || !strings.Contains(err.Error(), "set mtu of eth0 to 7: ") {
+	if _, err := x.EnsureLink(x.eth, 7, 0); err == nil || !strings.Contains(err.Error(), "set mtu of eth0 to 7: ") {
 		t.Errorf("mtu 7: %v", err)
 	}
-	if err := x.SetMAC(x.eth, MAC{1}); err == nil || !strings.Contains(err.Error(), "set address of eth0 to 01:00:00:00:00:00") {
+	if _, err := x.SetMAC(x.eth, MAC{1}); err == nil || !strings.Contains(err.Error(), "set address of eth0 to 01:00:00:00:00:00") {
 		t.Errorf("group address: %v", err)
 	}
-	x.must(x.EnsureLink(x.eth, 1400, 77))
+	x.must(second(x.EnsureLink(x.eth, 1400, 77)))
 	if l, _ = x.LinkByName("eth0"); l.MTU != 1400 || l.TxQueueLen != 77 {
 		t.Errorf("eth0 is %+v", l)
 	}

@@ -187,10 +187,13 @@ func (d *Device) Close() error {
 	return nil
 }
 
+// ErrGone: the interface was deleted.
+var ErrGone = errors.New("the interface is gone")
+
 // fail names the interface in an error that is final.
 func (d *Device) fail(op string, err error) error {
 	if errors.Is(err, unix.EBADFD) {
-		err = fmt.Errorf("the interface is gone: %w", err)
+		err = fmt.Errorf("%w: %w", ErrGone, err)
 	}
 	return fmt.Errorf("%s tun %s: %w", op, d.name, err)
 }

@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"tweed/dataplane"
+	"tweed/dataplane/rawfd"
 )
 
 const (
@@ -38,9 +39,10 @@ type reader struct {
 	controls []control
 	bufs     [][maxDatagram]byte
 
-	ask  int // messages to ask for
-	have int // messages of the last call
-	at   int // the one being cut
+	ask  int  // messages to ask for
+	full bool // the last call brought as many as were asked for
+	have int  // messages of the last call
+	at   int  // the one being cut
 	rest []byte
 	size int // of its segments
 	peer netip.AddrPort
@@ -130,9 +132,24 @@ func (s *Socket) receive(fd int) syscall.Errno {
 		s.count.RecvSupers.Add(uint64(supers))
 		s.count.RecvSegments.Add(uint64(segments))
 	}
+	r.full = int(n) == r.ask
 	// As many next time as make the wanted number of packets.
 	r.ask = min(max(1, wanted*int(n)/max(1, packets)), len(r.msgs))
 	return 0
+}
+
+// Waiting reports whether there are packets behind those of the last Recv. It
+// may be called by whoever calls Recv.
+func (s *Socket) Waiting() bool {
+	if r := &s.reader; r.at < r.have || !r.full {
+		return r.at < r.have
+	}
+	fd, err := s.file.Enter()
+	if err != nil {
+		return false
+	}
+	defer s.file.Leave()
+	return rawfd.Readable(fd)
 }
 
 // load makes message number at the one to cut.
