@@ -25,11 +25,11 @@ func (h held) Concerns(n rtnl.Notice) (key string) {
 		return key
 	}
 	if n.Lost() {
-		key = "lost notices"
+		key = rtnl.Surroundings
 	} else if name, index, ok := b.links.News(n); ok && (name == b.under.Name || index == b.index) {
-		key, b.shaken = rtnl.LinkKey(name), true
-	} else if link, ok := n.Addr(); ok && link == b.index {
-		key, b.shaken = "addresses of "+b.under.Name, true
+		key = rtnl.Surroundings
+	} else if _, link, ok := n.Addr(); ok && link == b.index {
+		key = rtnl.Surroundings
 	}
 	if key != "" {
 		b.sure = false

@@ -35,7 +35,6 @@ type Backend struct {
 	index   int          // of the interface
 	watched bool         // Run hears of changes
 	sure    bool         // the interface is as it was when last looked at
-	shaken  bool         // it was not, so that routes may have gone with it
 	tables  *rtnl.Tables
 	links   rtnl.Links
 }
@@ -134,12 +133,7 @@ func (b *Backend) repair() ([]rtnl.Repair, error) {
 	}
 	b.index = nic.Index
 	repairs, err := b.tables.Compare(b.entries())
-	if b.shaken {
-		repairs = rtnl.Consequences(repairs)
-	}
-	if b.sure = err == nil; b.sure {
-		b.shaken = false
-	}
+	b.sure = err == nil
 	return repairs, err
 }
 

@@ -53,11 +53,11 @@ func (h held) Concerns(n rtnl.Notice) (key string) {
 		return key
 	}
 	if n.Lost() {
-		key = "lost notices"
+		key = rtnl.Surroundings
 	} else if name, index, ok := b.links.News(n); ok && index == b.tun.Index() {
 		key = rtnl.LinkKey(name)
-	} else if link, ok := n.Addr(); ok && link == b.tun.Index() {
-		key = "addresses of " + b.tun.Name()
+	} else if addr, link, ok := n.Addr(); ok && link == b.tun.Index() {
+		key = "address " + addr.String()
 	}
 	if key != "" {
 		b.sure = false

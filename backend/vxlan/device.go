@@ -14,11 +14,11 @@ func (b *Backend) ensure() (created bool, repairs []rtnl.Repair, err error) {
 	if err != nil {
 		return dev.Created, nil, err
 	}
-	switch key := rtnl.LinkKey(b.dev.Name); {
+	switch {
 	case len(dev.Differs) > 0:
-		repairs = []rtnl.Repair{{Key: key, What: fmt.Sprintf("made %s anew, the device was not as configured: %s", b.dev.Name, strings.Join(dev.Differs, ", "))}}
+		repairs = []rtnl.Repair{rtnl.Repair(fmt.Sprintf("made %s anew, the device was not as configured: %s", b.dev.Name, strings.Join(dev.Differs, ", ")))}
 	case dev.Created:
-		repairs = []rtnl.Repair{{Key: key, What: fmt.Sprintf("made %s again, the device was gone", b.dev.Name)}}
+		repairs = []rtnl.Repair{rtnl.Repair(fmt.Sprintf("made %s again, the device was gone", b.dev.Name))}
 	default:
 		repairs = dev.Repairs
 	}

@@ -32,22 +32,25 @@ func (h held) Concerns(n rtnl.Notice) (key string) {
 // concerns is about all but the tables.
 func (b *Backend) concerns(n rtnl.Notice) string {
 	if n.Lost() {
-		return "lost notices"
+		return rtnl.Surroundings
 	}
 	if name, index, ok := b.links.News(n); ok {
-		if name == b.dev.Name || name == b.under.Name || index == b.index || index == b.lower || b.leadsOver(index) {
-			b.shaken = true
-			return rtnl.LinkKey(name)
+		switch {
+		case name == b.dev.Name || index == b.index:
+			return rtnl.LinkKey(b.dev.Name)
+		case name == b.under.Name || index == b.lower || b.leadsOver(index):
+			return rtnl.Surroundings
 		}
 		return ""
 	}
-	if link, ok := n.Addr(); ok && (link == b.index || link == b.lower || b.direct) {
-		b.shaken = true
-		return "addresses"
+	if addr, link, ok := n.Addr(); ok && link == b.index {
+		return "address " + addr.String()
+	} else if ok && (link == b.lower || b.direct) {
+		return rtnl.Surroundings
 	}
 	// Which peers are reached directly follows from other routes.
 	if b.direct && n.Route(rtnl.Scope{Within: b.net}) {
-		return "routes of the underlay"
+		return rtnl.Surroundings
 	}
 	return ""
 }

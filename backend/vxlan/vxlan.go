@@ -56,7 +56,6 @@ type Backend struct {
 	index, lower int  // of the device and of the interface below
 	watched      bool // Run hears of changes
 	sure         bool // device and underlay are as they were when last looked at
-	shaken       bool // they were not, so that entries may have gone with them
 	tables       *rtnl.Tables
 	links        rtnl.Links
 	paths        map[netip.Addr]int // with direct: the links over which peers are reached, 0 for encapsulated
@@ -201,7 +200,7 @@ func (b *Backend) Sync(ctx context.Context, peers []subnet.Lease) error {
 	}
 	_, repairs, err := b.ensure()
 	for _, r := range repairs {
-		b.log.Warn("put the device right", "link", b.dev.Name, "change", r.What)
+		b.log.Warn("put the device right", "link", b.dev.Name, "change", r)
 	}
 	if err == nil {
 		_, err = b.compare()
@@ -231,11 +230,8 @@ func (b *Backend) compare() ([]rtnl.Repair, error) {
 	clear(b.paths)
 	e, direct := b.entries()
 	repairs, err := b.tables.Compare(e)
-	if b.shaken {
-		repairs = rtnl.Consequences(repairs)
-	}
 	if err = errors.Join(direct, err); err == nil {
-		b.sure, b.shaken = true, false
+		b.sure = true
 	}
 	return repairs, err
 }

@@ -25,6 +25,7 @@ type membership struct {
 
 	under backend.Underlay
 	lease subnet.Lease // the zero value before the first
+	was   bool         // a backend has worked before the one in use
 }
 
 // reopenWait is the pause before a backend is opened again that has ended soon
@@ -35,6 +36,7 @@ func (s *membership) run(ctx context.Context) error {
 	for soon := 0; ; {
 		began := time.Now()
 		err := s.serve(ctx)
+		s.was = s.was || s.lease.Subnet.IsValid() && !errors.Is(err, errUp)
 		var moved *movedError
 		switch {
 		case ctx.Err() != nil:
@@ -44,7 +46,7 @@ func (s *membership) run(ctx context.Context) error {
 			s.store.reconnect() // connections from an address that is gone stay silent
 		case errors.Is(err, backend.ErrGone):
 			s.log.Warn("opening the backend again", "err", err)
-		case errors.Is(err, errReopen):
+		case errors.Is(err, errReopen), s.was && errors.Is(err, errUp):
 			s.ready.set(condBackend, err)
 			s.log.Error("Couldn't open the backend again, trying on", "err", err)
 		default:

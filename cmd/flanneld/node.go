@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"maps"
@@ -171,6 +172,15 @@ func (n *node) network(ctx context.Context, store *watchedStore, u backend.Under
 	return s.run(ctx)
 }
 
+// errUp: the backend's device could not be configured for the lease.
+var errUp = errors.New("set up the backend")
+
+// So often is that tried, with such pauses, before it counts.
+const (
+	upTries = 5
+	upPause = 100 * time.Millisecond
+)
+
 // hold configures this node for the lease and works until it is lost or ctx
 // ends.
 func (n *node) hold(ctx context.Context, cfg subnet.Config, be backend.Backend, m *subnet.Manager, l subnet.Lease, file *envFile, callTime time.Duration) error {
@@ -179,8 +189,15 @@ func (n *node) hold(ctx context.Context, cfg subnet.Config, be backend.Backend, 
 	setUp := n.alive.loop("set-up")
 	defer setUp.end()
 	setUp.within(ensureTime + grace)
-	if err := be.Up(ctx, l); err != nil {
-		return unlessDone(ctx, err)
+	for try := 1; ; try++ {
+		err := be.Up(ctx, l)
+		if err == nil {
+			break
+		}
+		// What sees a new device may meddle with it at the same moment.
+		if try == upTries || !tick(ctx, upPause) {
+			return unlessDone(ctx, fmt.Errorf("%w: %w", errUp, err))
+		}
 	}
 	n.ready.set(condBackend, nil)
 

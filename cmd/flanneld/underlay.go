@@ -53,7 +53,7 @@ func (s *membership) followUnderlay(ctx context.Context) error {
 		var links rtnl.Links
 		return monitor.Listen(ctx, func(n rtnl.Notice) {
 			name, _, news := links.News(n)
-			_, addr := n.Addr()
+			_, _, addr := n.Addr()
 			if n.Lost() || addr || news && name == s.under.Name {
 				select {
 				case notices <- struct{}{}:

@@ -44,7 +44,7 @@ func (h *Handle) ReplaceBlackholes(inside netip.Prefix, want ...netip.Prefix) ([
 			errs = append(errs, fmt.Errorf("%s %s: %w", verb, what, err))
 			return
 		}
-		done = append(done, Repair{what, verb + " " + what})
+		done = append(done, Repair(verb+" "+what))
 	}
 	for _, dst := range have {
 		if !slices.Contains(want, dst) {

@@ -26,12 +26,16 @@ const (
 // A Subject is what Hold holds. Its methods are safe for concurrent use.
 type Subject interface {
 	// Concerns returns a name for the object that the notice says is not as it
-	// should be, and "" if the notice is no reason to look. It is quick.
+	// should be, and "" if the notice is no reason to look. What happens to
+	// Surroundings is nobody's attack. It is quick.
 	Concerns(n Notice) (key string)
 	// Repair looks at everything, puts right what is not as it should be, and
-	// returns what that was, under the same names.
+	// returns what that was.
 	Repair(ctx context.Context) ([]Repair, error)
 }
+
+// Surroundings is the key of what the subject depends on, and does not hold.
+const Surroundings = "surroundings"
 
 // Hold keeps the kernel as the subject wants it: it has it repaired soon after a
 // notice that concerns it, and every ten seconds or, where that would cost more
@@ -65,7 +69,7 @@ func (m *Monitor) Hold(ctx context.Context, s Subject, log *slog.Logger) error {
 		})
 	})
 	g.Go(func() error {
-		h := holder{s: s, log: log, fights: map[string]*fight{}}
+		h := newHolder(s, log)
 		return h.run(ctx, keys, lost)
 	})
 	return g.Wait()
@@ -75,8 +79,13 @@ func (m *Monitor) Hold(ctx context.Context, s Subject, log *slog.Logger) error {
 type holder struct {
 	s      Subject
 	log    *slog.Logger
+	heard  map[string]bool // the keys of notices since the last repair
 	fights map[string]*fight
 	failed time.Duration // the pause after the last failure; 0 after a success
+}
+
+func newHolder(s Subject, log *slog.Logger) *holder {
+	return &holder{s: s, log: log, heard: map[string]bool{}, fights: map[string]*fight{}}
 }
 
 func (h *holder) run(ctx context.Context, keys <-chan string, lost <-chan struct{}) error {
@@ -106,6 +115,7 @@ func (h *holder) run(ctx context.Context, keys <-chan string, lost <-chan struct
 
 // wait returns when to answer a notice about the object key.
 func (h *holder) wait(key string, now time.Time) time.Time {
+	h.heard[key] = true
 	if f := h.fights[key]; f != nil && f.until.After(now) {
 		return f.until
 	}
@@ -116,11 +126,13 @@ func (h *holder) wait(key string, now time.Time) time.Time {
 // for the next if nothing happens.
 func (h *holder) after(repairs []Repair, err error, now time.Time, took time.Duration) time.Duration {
 	h.tell(repairs)
-	for _, r := range repairs {
-		if r.Key != "" {
-			h.fought(r.Key, now)
+	if len(repairs) > 0 {
+		delete(h.heard, Surroundings)
+		for key := range h.heard {
+			h.fought(key, now)
 		}
 	}
+	clear(h.heard)
 	for key, f := range h.fights {
 		if now.Sub(f.last) > peace {
 			delete(h.fights, key)
@@ -135,25 +147,19 @@ func (h *holder) after(repairs []Repair, err error, now time.Time, took time.Dur
 	return min(max(comparePeriod, compareShare*took), maxPeriod)
 }
 
-// tell logs what was repaired, in one line, but for what is fought over.
+// tell logs what was repaired, in one line, unless all of it is fought over.
 func (h *holder) tell(repairs []Repair) {
-	const most = 5
-	var what []string
-	n := 0
-	for _, r := range repairs {
-		if f := h.fights[r.Key]; f != nil && f.told {
-			continue
-		}
-		if n++; n <= most {
-			what = append(what, r.What)
-		}
+	known := len(h.heard) > 0
+	for key := range h.heard {
+		known = known && h.fights[key] != nil && h.fights[key].told
 	}
-	switch {
-	case n == 0:
+	const most = 5
+	switch n := len(repairs); {
+	case n == 0 || known:
 	case n > most:
-		h.log.Warn("put right what was changed in the kernel", "changes", what, "more", n-most)
+		h.log.Warn("put right what was changed in the kernel", "changes", repairs[:most], "more", n-most)
 	default:
-		h.log.Warn("put right what was changed in the kernel", "changes", what)
+		h.log.Warn("put right what was changed in the kernel", "changes", repairs)
 	}
 }
 

@@ -35,7 +35,7 @@ func (s *subject) Repair(context.Context) ([]Repair, error) {
 func hold(t *testing.T, s *subject, f func(keys chan<- string, lost chan<- struct{})) (log string) {
 	var b bytes.Buffer
 	synctest.Test(t, func(t *testing.T) {
-		h := holder{s: s, log: slog.New(slog.NewTextHandler(&b, nil)), fights: map[string]*fight{}}
+		h := newHolder(s, slog.New(slog.NewTextHandler(&b, nil)))
 		ctx, cancel := context.WithCancel(t.Context())
 		keys, lost, ended := make(chan string, 64), make(chan struct{}, 1), make(chan error)
 		go func() { ended <- h.run(ctx, keys, lost) }()
@@ -125,11 +125,11 @@ func TestHoldFight(t *testing.T) {
 	s := &subject{}
 	s.repair = func() (found []Repair, err error) {
 		if fighting {
-			found = append(found, Repair{ours, "add " + ours})
+			found = append(found, Repair("add "+ours))
 			keys <- ours
 		}
 		if broken != "" {
-			found = append(found, Repair{broken, "add " + broken})
+			found = append(found, Repair("add "+broken))
 			broken = ""
 		}
 		return found, nil
@@ -169,7 +169,7 @@ func TestHoldFight(t *testing.T) {
 	if n := strings.Count(log, "another program keeps changing this back"); n != 1 || !strings.Contains(log, `object="`+ours+`"`) {
 		t.Errorf("%d lines about the fight, want one:\n%s", n, log)
 	}
-	if n := strings.Count(log, "\n"); n != freeRepairs+4 { // the last free one, the other object, and again
+	if n := strings.Count(log, "\n"); n != 1+freeRepairs+4 { // at the start, the free ones, the last and its fight, the other object, and again
 		t.Errorf("%d lines:\n%s", n, log)
 	}
 }
@@ -195,10 +195,10 @@ func TestHoldFailure(t *testing.T) {
 // TestHoldTells counts what is too much for one line.
 func TestHoldTells(t *testing.T) {
 	var b bytes.Buffer
-	h := holder{log: slog.New(slog.NewTextHandler(&b, nil)), fights: map[string]*fight{}}
+	h := newHolder(nil, slog.New(slog.NewTextHandler(&b, nil)))
 	var all []Repair
 	for _, c := range "abcdefgh" {
-		all = append(all, Repair{string(c), "add " + string(c)})
+		all = append(all, Repair("add "+string(c)))
 	}
 	h.after(all, nil, time.Now(), 0)
 	if log := b.String(); strings.Count(log, "\n") != 1 || !strings.Contains(log, "[add a add b add c add d add e]") || !strings.Contains(log, "more=3") {

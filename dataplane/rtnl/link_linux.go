@@ -56,7 +56,7 @@ func (h *Handle) EnsureLink(index, mtu, txQueueLen int) ([]Repair, error) {
 		if err != nil {
 			return linkError(what, err)
 		}
-		done = append(done, Repair{LinkKey(l.Name), what})
+		done = append(done, Repair(what))
 		return nil
 	}
 	if l.MTU != mtu {
@@ -77,7 +77,7 @@ func (h *Handle) EnsureLink(index, mtu, txQueueLen int) ([]Repair, error) {
 	return done, nil
 }
 
-// LinkKey is the Repair.Key of an interface.
+// LinkKey is what a Subject calls an interface.
 func LinkKey(name string) string { return "link " + name }
 
 // SetMAC gives the interface its Ethernet address, and returns what was not so:
@@ -91,7 +91,7 @@ func (h *Handle) SetMAC(index int, mac MAC) ([]Repair, error) {
 	if err := h.nl.LinkSetHardwareAddr(byIndex(index), net.HardwareAddr(mac[:])); err != nil {
 		return nil, linkError(what, err)
 	}
-	return []Repair{{LinkKey(l.Name), what + ", it was " + l.MAC.String()}}, nil
+	return []Repair{Repair(what + ", it was " + l.MAC.String())}, nil
 }
 
 // EnsureAddr gives the interface the address addr/32 of global scope, removes
@@ -111,7 +111,7 @@ func (h *Handle) EnsureAddr(link int, addr netip.Addr, within netip.Prefix) ([]R
 		if err != nil {
 			return linkError(what, err)
 		}
-		done = append(done, Repair{"address " + p.String(), what})
+		done = append(done, Repair(what))
 		return nil
 	}
 	del := func(a netlink.Addr) error {

@@ -52,6 +52,8 @@ type requests struct {
 type request struct {
 	start int // in requests.buf
 	verb  verb
+
+	failed bool // as far as it was sent
 }
 
 // A verb is what a request does, for messages.
@@ -75,7 +77,7 @@ func (r *requests) message(i int) []byte {
 
 // begin starts a message of the given type and flags with a fixed part.
 func (r *requests) begin(v verb, typ, flags uint16, fixed []byte) {
-	r.each = append(r.each, request{len(r.buf), v})
+	r.each = append(r.each, request{start: len(r.buf), verb: v})
 	r.buf = native.AppendUint32(r.buf, 0) // the length, by end
 	r.buf = native.AppendUint16(r.buf, typ)
 	r.buf = native.AppendUint16(r.buf, flags|unix.NLM_F_REQUEST)
@@ -103,8 +105,8 @@ func (r *requests) end() {
 	native.PutUint32(r.buf[start:], uint32(len(r.buf)-start))
 }
 
-// route asks for a route of ours, added in the place of the first to its
-// destination, or removed, whatever its scope.
+// route asks for a route of ours, added where there is none to its destination
+// (else EEXIST), put in the place of the first, or removed, whatever its scope.
 func (r *requests) route(v verb, dst prefix4, to target, scope uint8) {
 	fixed := [rtmsgLen]byte{unix.AF_INET, dst.bits, 0, 0, unix.RT_TABLE_MAIN, Protocol, scope, unix.RTN_UNICAST}
 	if v == remove {
@@ -114,7 +116,11 @@ func (r *requests) route(v verb, dst prefix4, to target, scope uint8) {
 		if to.onLink {
 			native.PutUint32(fixed[8:], unix.RTNH_F_ONLINK)
 		}
-		r.begin(v, unix.RTM_NEWROUTE, unix.NLM_F_CREATE|unix.NLM_F_REPLACE, fixed[:])
+		flags := uint16(unix.NLM_F_CREATE | unix.NLM_F_EXCL)
+		if v == replace {
+			flags = unix.NLM_F_CREATE | unix.NLM_F_REPLACE
+		}
+		r.begin(v, unix.RTM_NEWROUTE, flags, fixed[:])
 	}
 	r.attr(unix.RTA_DST, dst.ip[:])
 	if to.hasVia {
@@ -155,11 +161,28 @@ func ndmsg(family uint8, link int, state uint16, flags uint8) (b [ndmsgLen]byte)
 // strike asks for the removal of what the kernel has told of by body, the
 // message of a dump without its header.
 func (r *requests) strike(typ uint16, body []byte) {
-	r.begin(remove, typ, 0, body)
-	if typ == unix.RTM_DELROUTE {
-		// Flags of a route tell of its link, such as that it has no carrier, and
-		// are not for requests.
-		native.PutUint32(r.buf[len(r.buf)-len(body)+8:], 0)
+	if typ != unix.RTM_DELROUTE {
+		r.begin(remove, typ, 0, body)
+		r.end()
+		return
+	}
+	fixed := [rtmsgLen]byte(body)
+	// Flags of a route tell of its link, such as that it has no carrier, and are
+	// not for requests.
+	clear(fixed[8:])
+	r.begin(remove, typ, 0, fixed[:])
+	byObject := false
+	for typ := range attributes(body[rtmsgLen:]) {
+		byObject = byObject || typ == rtaNHID
+	}
+	for typ, v := range attributes(body[rtmsgLen:]) {
+		switch typ {
+		case unix.RTA_OIF, unix.RTA_GATEWAY, unix.RTA_VIA, unix.RTA_MULTIPATH, unix.RTA_ENCAP, unix.RTA_ENCAP_TYPE:
+			if byObject { // the kernel tells of its content, too, but wants one of both
+				continue
+			}
+		}
+		r.attr(typ, v)
 	}
 	r.end()
 }

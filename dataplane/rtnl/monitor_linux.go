@@ -124,13 +124,18 @@ type Notice struct {
 // anything may have changed.
 func (n Notice) Lost() bool { return n.typ == 0 }
 
-// Addr returns the index of the interface that was given an IPv4 address, or
-// lost one.
-func (n Notice) Addr() (link int, ok bool) {
+// Addr returns the IPv4 address that the notice is about, and the index of the
+// interface that was given it or lost it.
+func (n Notice) Addr() (addr netip.Prefix, link int, ok bool) {
 	if n.typ != unix.RTM_NEWADDR && n.typ != unix.RTM_DELADDR || len(n.body) < unix.SizeofIfAddrmsg || n.body[0] != unix.AF_INET {
-		return 0, false
+		return addr, 0, false
 	}
-	return int(int32(native.Uint32(n.body[4:]))), true
+	for typ, v := range attributes(n.body[unix.SizeofIfAddrmsg:]) {
+		if typ == unix.IFA_LOCAL && len(v) == 4 {
+			addr = netip.PrefixFrom(netip.AddrFrom4(ip4(v)), int(n.body[1]))
+		}
+	}
+	return addr, int(int32(native.Uint32(n.body[4:]))), true
 }
 
 // Route reports whether the notice is about an IPv4 route of the main table to
@@ -199,7 +204,7 @@ func (t *Tables) neighDiffers(k kernelNeigh, gone bool) bool {
 		if !wanted {
 			return !gone && k.permanent()
 		}
-		return gone == (k.hasIP && k.ip == dst) || !gone && !k.permanent()
+		return gone == (k.hasIP && k.ip == dst && !k.more) || !gone && !k.permanent()
 	}
 	mac, wanted := t.want.neighbours[k.ip]
 	switch {

@@ -44,6 +44,7 @@ func (h *Handle) send(r *requests, errs *complaints) {
 		if r.each[i].verb == remove && gone {
 			return // already
 		}
+		r.each[i].failed = true
 		if errs.full() {
 			errs.add(err)
 			return

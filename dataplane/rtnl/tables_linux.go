@@ -61,12 +61,9 @@ func (t *Tables) compare() ([]Repair, error) {
 	if err != nil {
 		return nil, err
 	}
-	repairs := t.h.repairs(plans...)
-	if err := t.h.apply(plans...); err != nil {
-		return repairs, err
-	}
-	t.sure = true
-	return repairs, nil
+	err = t.h.apply(plans...)
+	t.sure = err == nil
+	return t.h.repairs(plans...), err
 }
 
 // Patch is Set for a part of our entries: drop goes, add comes or takes the place
@@ -129,20 +126,8 @@ func has[K comparable, V any](m map[K]V, k K) bool {
 // Doubt makes the next Set look at the kernel's tables.
 func (t *Tables) Doubt() { t.sure = false }
 
-// A Repair is one thing that was not as wanted.
-type Repair struct {
-	Key  string // names the object; empty if the cause is known to be another
-	What string // what is done about it, for the log
-}
-
-// Consequences takes the keys away: nobody is to blame for entries that went with
-// their link.
-func Consequences(repairs []Repair) []Repair {
-	for i := range repairs {
-		repairs[i].Key = ""
-	}
-	return repairs
-}
+// A Repair says what was done about one thing that was not as wanted.
+type Repair string
 
 // maxRepairs bounds what Compare tells: the rest has the same cause.
 const maxRepairs = 100
@@ -250,16 +235,20 @@ func (h *Handle) ReplaceRoutes(s Scope, want []Route) ([]Repair, error) {
 	if err != nil {
 		return nil, err
 	}
-	return h.repairs(p), h.apply(p)
+	err = h.apply(p)
+	return h.repairs(p), err
 }
 
-// repairs tells what plans will do.
+// repairs tells what plans have done, without what failed: that is an error, and
+// nobody has changed it back.
 func (h *Handle) repairs(plans ...*plan) []Repair {
 	var all []Repair
 	for _, p := range plans {
 		for _, r := range []*requests{&p.first, &p.set, &p.prune} {
-			for i := range min(r.len(), maxRepairs-len(all)) {
-				all = append(all, Repair{Key: r.key(i), What: h.describe(r, i)})
+			for i := 0; i < r.len() && len(all) < maxRepairs; i++ {
+				if !r.each[i].failed {
+					all = append(all, Repair(h.describe(r, i)))
+				}
 			}
 		}
 	}

@@ -234,6 +234,11 @@ func TestDiffers(t *testing.T) {
 		{"fdb entry gone", func() error { return netlink.NeighDel(neigh(unix.AF_BRIDGE, unix.NUD_PERMANENT, "192.1.0.1", 1)) }, "fdb entry 0e:00:00:00:00:01"},
 		{"fdb entry back", func() error { return netlink.NeighSet(neigh(unix.AF_BRIDGE, unix.NUD_PERMANENT, "192.1.0.1", 1)) }, ""},
 		{"fdb entry changed", func() error { return netlink.NeighSet(neigh(unix.AF_BRIDGE, unix.NUD_PERMANENT, "192.1.0.9", 1)) }, "fdb entry 0e:00:00:00:00:01"},
+		{"fdb entry of another VNI", func() error {
+			n := neigh(unix.AF_BRIDGE, unix.NUD_PERMANENT, "192.1.0.0", 0)
+			n.VNI = 77
+			return netlink.NeighSet(n)
+		}, "fdb entry 0e:00:00:00:00:00"},
 		{"stray fdb entry", func() error { return netlink.NeighSet(neigh(unix.AF_BRIDGE, unix.NUD_PERMANENT, "192.1.0.9", 8)) }, "fdb entry 0e:00:00:00:00:08"},
 	} {
 		x.must(tt.do())
@@ -248,12 +253,14 @@ func TestDiffers(t *testing.T) {
 	x.must(err)
 	var keys []string
 	for _, r := range repairs {
-		keys = append(keys, r.Key)
+		_, what, _ := strings.Cut(string(r), " ") // without the verb
+		what, _, _ = strings.Cut(what, " dev ")
+		what, _, _ = strings.Cut(what, " via ")
+		keys = append(keys, what)
 	}
-	// Under the same names as above.
 	equal(t, "repairs", keys,
 		"neighbour 10.5.0.0", "neighbour 10.5.7.0",
-		"fdb entry 0e:00:00:00:00:01", "fdb entry 0e:00:00:00:00:08",
+		"fdb entry 0e:00:00:00:00:00", "fdb entry 0e:00:00:00:00:01", "fdb entry 0e:00:00:00:00:08",
 		"route 10.5.8.0/24")
 	if repairs, err := tables.Compare(overlay(link, 2)); err != nil || len(repairs) > 0 {
 		t.Errorf("once more: %v, %v", repairs, err)
@@ -360,4 +367,85 @@ func BenchmarkTables(b *testing.B) {
 			}
 		})
 	}
+}
+
+// TestTablesLeaveConnected: with what it knows alone, Set may not replace the route
+// of a network that this host is connected to, of which it has not heard.
+func TestTablesLeaveConnected(t *testing.T) {
+	x := newHost(t)
+	link := x.overlayDevice()
+	tables := x.Tables()
+	x.must(tables.Set(overlay(link, 1)))
+	x.veth("docker0", "10.5.1.1/24")
+	if err := tables.Set(overlay(link, 3)); err == nil || !strings.Contains(err.Error(), "10.5.1.0/24") || !strings.Contains(err.Error(), "connected to docker0") {
+		t.Errorf("error %v, want the connected network", err)
+	}
+	for dst, want := range map[string]int{"10.5.0.7": link, "10.5.2.7": link, "10.5.1.7": link + 2} {
+		if path, err := x.Lookup(netip.MustParseAddr(dst)); err != nil || (path.Link == link) != (want == link) {
+			t.Errorf("the way to %s: %+v, %v", dst, path, err)
+		}
+	}
+	// A route that is in the way by itself is replaced.
+	x.must(netlink.RouteAdd(&netlink.Route{Dst: toIPNet(netip.MustParsePrefix("10.5.4.0/24")), LinkIndex: x.eth}))
+	tables = x.Tables()
+	e := overlay(link, 6)
+	e.Routes = slices.Delete(e.Routes, 1, 2)
+	x.must(tables.Set(Entries{Scope: e.Scope}))
+	x.must(tables.Set(e))
+	if path, err := x.Lookup(netip.MustParseAddr("10.5.4.7")); err != nil || path.Link != link {
+		t.Errorf("the way to 10.5.4.7: %+v, %v", path, err)
+	}
+}
+
+// TestTablesRepairs: what cannot be put right is an error, and no repair.
+func TestTablesRepairs(t *testing.T) {
+	x := newHost(t)
+	tables := x.Tables()
+	route := func(dst, via string) Route {
+		return Route{Dst: netip.MustParsePrefix(dst), Via: netip.MustParseAddr(via), Link: x.eth}
+	}
+	e := Entries{Scope: Scope{Within: netip.MustParsePrefix("10.5.0.0/16")}, Routes: []Route{
+		route("10.5.1.0/24", "198.51.100.1"), route("10.5.2.0/24", "192.0.2.2")}}
+	for i, want := range [][]string{{"add route 10.5.2.0/24 via 192.0.2.2 dev eth0"}, nil} {
+		repairs, err := tables.Compare(e)
+		if err == nil || !strings.Contains(err.Error(), "10.5.1.0/24") {
+			t.Errorf("%d: error %v, want that of 10.5.1.0/24", i, err)
+		}
+		var got []string
+		for _, r := range repairs {
+			got = append(got, string(r))
+		}
+		equal(t, "repairs", got, want...)
+	}
+}
+
+// TestNexthopObject: a route by a nexthop object (ip-nexthop(8)) tells both of the
+// object and of its gateway, but must not be asked for by both.
+func TestNexthopObject(t *testing.T) {
+	x := newHost(t)
+	link := x.overlayDevice()
+	tables := x.Tables()
+	x.must(tables.Set(overlay(link, 1)))
+	const id = 7
+	var r requests
+	nhmsg := [8]byte{unix.AF_INET}
+	native.PutUint32(nhmsg[4:], unix.RTNH_F_ONLINK)
+	r.begin(add, unix.RTM_NEWNEXTHOP, unix.NLM_F_CREATE|unix.NLM_F_EXCL, nhmsg[:])
+	r.attr32(unix.NHA_ID, id)
+	r.attr32(unix.NHA_OIF, uint32(link))
+	r.attr(unix.NHA_GATEWAY, []byte{10, 5, 9, 0})
+	r.end()
+	for _, third := range []byte{0, 9} {
+		rtmsg := [rtmsgLen]byte{unix.AF_INET, 24, 0, 0, unix.RT_TABLE_MAIN, unix.RTPROT_BOOT, 0, unix.RTN_UNICAST}
+		r.begin(replace, unix.RTM_NEWROUTE, unix.NLM_F_CREATE|unix.NLM_F_REPLACE, rtmsg[:])
+		r.attr(unix.RTA_DST, []byte{10, 5, third, 0})
+		r.attr32(rtaNHID, id)
+		r.end()
+	}
+	x.must(x.raw.send(&r, func(_ int, err error) { x.must(err) }))
+	repairs, err := tables.Compare(overlay(link, 1))
+	if err != nil || len(repairs) != 2 {
+		t.Errorf("%+v, %v", repairs, err)
+	}
+	equal(t, "routes", x.routes(), "10.5.0.0/24 via 10.5.0.0 dev flannel.1 onlink proto 84")
 }

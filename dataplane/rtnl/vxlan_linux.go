@@ -1,11 +1,14 @@
 package rtnl
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"net"
 	"net/netip"
+	"os"
 	"strconv"
+	"strings"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -45,16 +48,23 @@ type VXLAN struct {
 // gives it the MTU, no transmit queue, and sets it up.
 //
 // An existing device is compatible if VNI, interface below, local address,
-// absence of a group and of l2miss, UDP port (unless Port is 0) and GBP are as
-// wanted, as with flannel v0.10; it keeps its MAC address and all its entries.
+// absence of a group and of l2miss, UDP port and GBP are as wanted; it keeps its
+// MAC address and all its entries. One that has all this and the MAC address under
+// another name is given its name back.
 // An incompatible one is deleted and made anew, and differs says why. A device
 // that is not a VXLAN device is an error, and so is another VXLAN device with
 // the same VNI and port (EEXIST), which the error names, or whoever else has
 // the port (EADDRINUSE).
 func (h *Handle) EnsureVXLAN(v VXLAN) (e EnsuredVXLAN, err error) {
+	var renamed []Repair
 	existing, err := h.nl.LinkByName(v.Name)
+	if isMissing(err) {
+		if renamed, err = h.renameBack(v); renamed != nil {
+			existing, err = h.nl.LinkByName(v.Name)
+		}
+	}
 	switch {
-	case isMissing(err):
+	case err == nil && existing == nil, isMissing(err):
 		e.Created = true
 	case err != nil:
 		return e, linkError("find link "+v.Name, err)
@@ -79,6 +89,7 @@ func (h *Handle) EnsureVXLAN(v VXLAN) (e EnsuredVXLAN, err error) {
 		return e, err
 	}
 	e.Repairs, err = h.EnsureLink(e.Link.Index, v.MTU, 0)
+	e.Repairs = append(renamed, e.Repairs...)
 	if errors.Is(err, unix.EADDRINUSE) {
 		err = fmt.Errorf("%w: UDP port %s is taken by another program, or by a vxlan device with other options", err, v.port())
 	}
@@ -100,6 +111,31 @@ type EnsuredVXLAN struct {
 	Created bool     // the device was made, and so has neither addresses nor entries
 	Differs []string // why an existing device had to go
 	Repairs []Repair // what of an existing device was not as wanted, or of a new one had to be set
+}
+
+// renameBack finds the device under another name, which would keep a new one from
+// being made, and returns what it has done about it, if anything.
+func (h *Handle) renameBack(v VXLAN) ([]Repair, error) {
+	links, err := dump("links", h.nl.LinkList)
+	if err != nil {
+		return nil, err
+	}
+	for _, l := range links {
+		dev, ok := l.(*netlink.Vxlan)
+		if !ok || v.MAC == (MAC{}) || macOf(dev.HardwareAddr) != v.MAC || len(v.differs(dev)) > 0 {
+			continue
+		}
+		what := fmt.Sprintf("rename %s to %s", dev.Name, v.Name)
+		err := h.nl.LinkSetName(dev, v.Name)
+		if errors.Is(err, unix.EBUSY) { // older kernels rename nothing that is up
+			err = errors.Join(h.nl.LinkSetDown(dev), h.nl.LinkSetName(dev, v.Name))
+		}
+		if err != nil {
+			return nil, linkError(what, err)
+		}
+		return []Repair{Repair(what)}, nil
+	}
+	return nil, nil
 }
 
 func (h *Handle) addVXLAN(v VXLAN) error {
@@ -144,6 +180,19 @@ func (h *Handle) vxlanTwin(v VXLAN) string {
 	return ""
 }
 
+// defaultVXLANPort is the UDP port of a device that asks for none.
+func defaultVXLANPort() int {
+	b, err := os.ReadFile("/sys/module/vxlan/parameters/udp_port")
+	if err != nil {
+		return VXLANPort
+	}
+	port, err := strconv.Atoi(strings.TrimSpace(string(b)))
+	if err != nil || port <= 0 {
+		return VXLANPort
+	}
+	return port
+}
+
 // port is for messages.
 func (v VXLAN) port() string {
 	if v.Port == 0 {
@@ -167,8 +216,8 @@ func (v VXLAN) differs(dev *netlink.Vxlan) []string {
 		d = append(d, fmt.Sprintf("group is %s, not unset", dev.Group))
 	}
 	differ("l2miss", dev.L2miss, false)
-	if v.Port != 0 && dev.Port != 0 {
-		differ("port", dev.Port, v.Port)
+	if dev.Port != 0 {
+		differ("port", dev.Port, cmp.Or(v.Port, defaultVXLANPort()))
 	}
 	differ("gbp", dev.GBP, v.GBP)
 	return d

@@ -119,7 +119,7 @@ func TestEnsureVXLANOptions(t *testing.T) {
 func TestEnsureVXLANErrors(t *testing.T) {
 	x := newHost(t)
 	good := x.wantVXLAN()
-	good.Name = "other"
+	good.Name, good.MAC = "other", mac(77) // of another daemon
 	if _, _, _, err := x.ensureVXLAN(good); err != nil {
 		t.Fatal(err)
 	}
@@ -161,6 +161,36 @@ func TestEnsureVXLANErrors(t *testing.T) {
 		if !errors.Is(err, unix.EADDRINUSE) || !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), "flannel.1") {
 			t.Errorf("port %d taken: error %v, want %q", port, err, want)
 		}
+	}
+}
+
+// TestRenamedVXLAN: our device is known by its MAC address under any name.
+func TestRenamedVXLAN(t *testing.T) {
+	x := newHost(t)
+	l, _, _, err := x.ensureVXLAN(x.wantVXLAN())
+	x.must(err)
+	x.must(netlink.LinkSetName(byIndex(l.Index), "renamed"))
+	e, err := x.EnsureVXLAN(x.wantVXLAN())
+	x.must(err)
+	if e.Link.Index != l.Index || e.Link.Name != l.Name || !e.Link.Up || e.Created || len(e.Repairs) == 0 || e.Repairs[0] != "rename renamed to flannel.1" {
+		t.Errorf("the device %+v became %+v", l, e)
+	}
+}
+
+// TestVXLANPortDefault: a port that is no longer asked for goes.
+func TestVXLANPortDefault(t *testing.T) {
+	x := newHost(t)
+	v := x.wantVXLAN()
+	v.Port = 4790
+	_, _, _, err := x.ensureVXLAN(v)
+	x.must(err)
+	v.Port = 0
+	_, created, differs, err := x.ensureVXLAN(v)
+	if err != nil || !created || len(differs) != 1 || differs[0] != "port is 4790, not 8472" {
+		t.Errorf("port given up: created %t, differs %v, %v", created, differs, err)
+	}
+	if _, created, _, err = x.ensureVXLAN(v); created || err != nil {
+		t.Errorf("once more: created %t, %v", created, err)
 	}
 }
 

@@ -61,12 +61,11 @@ func FuzzRecv(f *testing.F) {
 			}
 			end := 0 // in d.reader.room
 			for _, p := range pkts[:n] {
-				at := end
 				if len(p.Bytes) > maxPacket || cap(p.Bytes) != len(p.Bytes) {
 					t.Fatalf("%d bytes of %d", len(p.Bytes), cap(p.Bytes))
 				}
-				if len(p.Bytes) > 0 && &p.Bytes[0] != &d.reader.room[at] {
-					t.Fatalf("a packet of %d bytes is not at %d", len(p.Bytes), at)
+				if len(p.Bytes) > 0 && &p.Bytes[0] != &d.reader.room[end] {
+					t.Fatalf("a packet of %d bytes is not at %d", len(p.Bytes), end)
 				}
 				end += len(p.Bytes)
 				payload += len(p.Bytes)
@@ -109,6 +108,9 @@ func drained(d *Device) bool {
 	}
 	defer d.file.Leave()
 	fds := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
-	n, err := unix.Poll(fds, 0)
-	return err == nil && n == 0
+	for {
+		if n, err := unix.Poll(fds, 0); err != unix.EINTR {
+			return n == 0
+		}
+	}
 }
