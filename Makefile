@@ -10,7 +10,7 @@ ARCHES  ?= amd64 arm64 arm riscv64 ppc64le s390x
 FUZZTIME ?= 30000x
 
 .NOTPARALLEL: # also with make -j: set-up comes first, and the tests measure time
-.PHONY: help build demo bench test root setup fmt vet staticcheck unit fuzz cross integration dist image clean
+.PHONY: help build demo bench scale test root setup fmt vet staticcheck unit fuzz vuln cross integration dist image clean
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -24,7 +24,10 @@ demo: build ## three hosts on this machine, every backend in turn; needs root an
 bench: build ## how fast the udp backend is beside the kernel's VXLAN, in seven minutes; needs root and Go only
 	bin/tweed bench $(BENCHFLAGS)
 
-test: root setup fmt vet staticcheck cross unit fuzz integration ## everything; needs root
+scale: build ## a large network: starts with up to 50000 leases, 200 daemons, in four minutes; needs root and Go only
+	bin/tweed bench -scale $(BENCHFLAGS)
+
+test: root setup fmt vet staticcheck vuln cross unit fuzz integration ## everything; needs root
 
 root:
 	@test "$$(id -u)" = 0 || { echo "the tests make network namespaces: run sudo make test" >&2; exit 1; }
@@ -46,6 +49,9 @@ unit: ## unit, conformance and kernel tests of every package, with the race dete
 
 fuzz: ## every fuzz target, FUZZTIME inputs (30000x) or long (10m) each
 	FUZZTIME=$(FUZZTIME) test/fuzz.sh
+
+vuln: ## govulncheck, where its database can be reached; a finding fails
+	test/vuln.sh
 
 cross: ## compile for every supported architecture
 	@for a in $(ARCHES); do echo "GOARCH=$$a go build ./cmd/..."; GOARCH=$$a $(BUILD) -o /dev/null ./cmd/... || exit 1; done

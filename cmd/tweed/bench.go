@@ -6,10 +6,15 @@ import (
 	"fmt"
 	"io"
 	"os"
+
+	"tweed/test/lab"
 )
 
 // bench runs `tweed bench` and returns the exit status.
 func bench(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+	if asksForJunk(args) {
+		return benchJunk(ctx, args, stdout, stderr)
+	}
 	o, err := parseBench(args)
 	if status, ok := checkCommand("bench", benchUsage, err, stdout, stderr); !ok {
 		return status
@@ -20,6 +25,9 @@ func bench(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	if err != nil {
 		fmt.Fprintf(stderr, "tweed bench: %v\n", err)
 		return exitFailed
+	}
+	if o.scaling {
+		return (&scaling{opts: o, progress: newProgress(stderr)}).whole(ctx, stdout, stderr)
 	}
 	return newBenchmark(o, newProgress(stderr)).whole(ctx, stdout, stderr)
 }
@@ -77,16 +85,23 @@ func (b *benchmark) tell(r *benchResult, stdout io.Writer) error {
 }
 
 // remove takes the lab away, but for the logs of what failed.
-func (b *benchmark) remove(r *benchResult, interrupted bool) error {
-	if b.lab == nil { // whatever there was, lab.New has removed
-		return nil
+func (b *benchmark) remove(r *benchResult, interrupted bool) (err error) {
+	r.Logs, err = removeLab(b.lab, b.progress, r.Err != nil && !interrupted)
+	return err
+}
+
+// removeLab takes the lab away. Where something has failed, it keeps the logs
+// and returns where they are.
+func removeLab(l *lab.Lab, p *progress, failed bool) (logs string, err error) {
+	if l == nil { // whatever there was, lab.New has removed
+		return "", nil
 	}
 	var kept error
-	if r.Err != nil && !interrupted {
-		if kept = b.lab.KeepFiles(); kept == nil {
-			r.Logs = b.lab.Dir()
+	if failed {
+		if kept = l.KeepFiles(); kept == nil {
+			logs = l.Dir()
 		}
 	}
-	defer b.progress.step("removing namespaces and processes")()
-	return errors.Join(kept, b.lab.Close())
+	defer p.step("removing namespaces and processes")()
+	return logs, errors.Join(kept, l.Close())
 }

@@ -11,15 +11,21 @@ import (
 )
 
 // writeResults writes bench.json and the plots, and returns what it has
-// written. A plot for which nothing was measured is removed: one of an earlier
-// run must not stand beside the new figures.
+// written.
 func writeResults(dir string, r *benchResult) (written []string, err error) {
-	path := filepath.Join(dir, "bench.json")
-	err = writeFile(path, func(w io.Writer) error { return writeJSON(w, r) })
+	return writeOutput(dir, "bench.json", r, charts(r))
+}
+
+// writeOutput writes a result as JSON, and its plots. A plot for which nothing
+// was measured is removed: one of an earlier run must not stand beside the new
+// figures.
+func writeOutput(dir, name string, result any, charts []chart) (written []string, err error) {
+	path := filepath.Join(dir, name)
+	err = writeFile(path, func(w io.Writer) error { return writeJSON(w, result) })
 	if err == nil {
 		written = append(written, path)
 	}
-	for _, c := range charts(r) {
+	for _, c := range charts {
 		path := filepath.Join(dir, c.file)
 		if c.empty() {
 			if rmErr := os.Remove(path); !errors.Is(rmErr, os.ErrNotExist) {

@@ -40,10 +40,27 @@ The network of the machine itself is not touched, no packet leaves it, and
 everything is removed at the end, also after Ctrl-C. It needs root, and nothing
 but the kernel. It takes six to seven minutes.
 
+With -scale it measures something else, in about four minutes: how flanneld
+does in a large network. One etcd has the leases of up to 50000 vxlan nodes that
+do not exist otherwise, and one flanneld at a time works on a host:
+
+  start       from exec until all routes, neighbours and forwarding entries are
+              in force: time, CPU, peak memory, requests to etcd
+  news        one more lease, and 1000 that change at once, until in force
+  rest        CPU of a list without news, at rest, and without etcd
+  crowd       200 daemons started at once, each on a host of its own
+
+What has no size of its own is measured with 10000 leases, or the next smaller
+of -sizes. Figures of flannel v0.10 stand beside; they were measured earlier.
+
 Usage:
   tweed bench [flags]
+  tweed bench -scale [flags]
+  tweed bench -junk [flags]   what a flood of junk does to it instead; see
+                              tweed bench -junk -h
 
 Flags:
+  -scale            measure a large network, see above
   -quick            one round with short windows, in less than a minute: shows
                     that all works, and proves nothing about speed
   -rounds N         how often everything is measured, 1 to 100 (default 5)
@@ -52,19 +69,32 @@ Flags:
                     larger, the better for vxlan
   -variants LIST    which of the above, separated by commas (default: all)
   -tests LIST       which of the above, separated by commas (default: all)
-  -out DIR          for bench.json and the plots (default bench-results)
+  -out DIR          for bench.json or scale.json, and the plots (default
+                    bench-results)
   -json             print the results as JSON instead of tables, for scripts
-  -check            exit with status 1 if a ratio misses its floor
+  -check            exit with status 1 if a ratio misses its floor, or a figure
+                    of -scale its limit
   -flanneld PATH    the daemon to run (default: flanneld beside tweed itself)
+
+With -scale, -rounds is 1 to 10 (default 3), and -time, -block, -variants and
+-tests mean nothing, but:
+  -sizes LIST       numbers of leases, separated by commas (default
+                    100,1000,2000,5000,10000,20000,50000)
+  -samples N        of one new lease, 1 to 1000 (default 200)
+  -daemons N        started at once, up to 1000; 0 for none (default 200)
+  -rest TIME        for which a daemon is watched at rest, and without etcd,
+                    100ms to 1h (default 30s)
 
 Examples:
   sudo tweed bench
   sudo tweed bench -quick
   sudo tweed bench -tests tcp-1,latency -variants vxlan,udp -rounds 9
   sudo tweed bench -json | jq '.floors[] | select(.state != "met")'
+  sudo tweed bench -scale -check
+  sudo tweed bench -scale -sizes 10000 -daemons 0 -rest 5s
 
 Exit status: 0 all was measured, 1 something failed, or with -check missed its
-floor, 2 wrong usage, 130 interrupted by a signal.
+floor or limit, 2 wrong usage, 130 interrupted by a signal.
 `
 
 // What -quick changes, unless the flag itself is given too.
@@ -85,6 +115,9 @@ type benchOptions struct {
 	check    bool
 	flanneld string
 	command  string // as it was typed, for the record
+
+	scaling bool // -scale
+	scale   scaleOptions
 }
 
 // warmup is how long traffic runs before it is measured.
@@ -94,7 +127,7 @@ func (o benchOptions) warmup() time.Duration { return min(o.window/4, 500*time.M
 // value and what is valid.
 func parseBench(args []string) (benchOptions, error) {
 	o := benchOptions{command: commandLine(os.Args)}
-	var variants, tests string
+	var variants, tests, sizes string
 	fs := flag.NewFlagSet("bench", flag.ContinueOnError)
 	fs.SetOutput(io.Discard)
 	fs.BoolVar(&o.quick, "quick", false, "")
@@ -107,6 +140,8 @@ func parseBench(args []string) (benchOptions, error) {
 	fs.BoolVar(&o.json, "json", false, "")
 	fs.BoolVar(&o.check, "check", false, "")
 	fs.StringVar(&o.flanneld, "flanneld", "", "")
+	fs.BoolVar(&o.scaling, "scale", false, "")
+	scaleFlags(fs, &o.scale, &sizes)
 	err := fs.Parse(args)
 	if errors.Is(err, flag.ErrHelp) {
 		return benchOptions{}, err
@@ -114,18 +149,33 @@ func parseBench(args []string) (benchOptions, error) {
 	if err == nil {
 		given := make(map[string]bool)
 		fs.Visit(func(f *flag.Flag) { given[f.Name] = true })
-		if o.quick && !given["rounds"] {
-			o.rounds = quickRounds
+		if o.scaling {
+			err = o.completeScale(fs.Args(), given, sizes)
+		} else {
+			err = o.completeTraffic(fs.Args(), given, variants, tests)
 		}
-		if o.quick && !given["time"] {
-			o.window = quickWindow
-		}
-		err = o.complete(fs.Args(), variants, tests)
 	}
 	if err != nil {
 		return benchOptions{}, usageError{err}
 	}
 	return o, nil
+}
+
+// completeTraffic is complete after what -quick means, for which it takes what
+// flags were given.
+func (o *benchOptions) completeTraffic(rest []string, given map[string]bool, variants, tests string) error {
+	if o.quick && !given["rounds"] {
+		o.rounds = quickRounds
+	}
+	if o.quick && !given["time"] {
+		o.window = quickWindow
+	}
+	for _, name := range scaleOnly {
+		if given[name] {
+			return fmt.Errorf("-%s: means nothing without -scale", name)
+		}
+	}
+	return o.complete(rest, variants, tests)
 }
 
 // complete checks what is there, and fills in what the lists mean.

@@ -294,18 +294,24 @@ func TestBenchOut(t *testing.T) {
 	}
 }
 
-// TestBenchReal measures the real daemons for a moment.
-func TestBenchReal(t *testing.T) {
-	nstest.NeedRoot(t)
-	dir := t.TempDir()
-	flanneld := filepath.Join(dir, "flanneld")
-	build := exec.CommandContext(t.Context(), "go", "build", "-buildvcs=false", "-o", flanneld, "tweed/cmd/flanneld")
+// buildFlanneld builds the real one, and returns its path.
+func buildFlanneld(t *testing.T) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "flanneld")
+	build := exec.CommandContext(t.Context(), "go", "build", "-buildvcs=false", "-o", path, "tweed/cmd/flanneld")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
+	return path
+}
+
+// TestBenchReal measures the real daemons for a moment.
+func TestBenchReal(t *testing.T) {
+	nstest.NeedRoot(t)
+	flanneld := buildFlanneld(t)
 	t.Setenv("TMPDIR", t.TempDir())
-	out := filepath.Join(dir, "new", "results")
+	out := filepath.Join(t.TempDir(), "new", "results")
 	var stdout, stderr strings.Builder
 	status := run(t.Context(), []string{"bench", "-rounds=1", "-time=100ms", "-tests=tcp-1,udp-64,latency",
 		"-variants=underlay,vxlan,udp", "-flanneld=" + flanneld, "-out=" + out}, &stdout, &stderr)
