@@ -5,105 +5,128 @@ import (
 	"strings"
 	"testing"
 	"time"
-
-	"tweed/test/lab"
 )
 
-// healTime is the pace of repairs, 10 s, and some time for a busy machine.
-const healTime = 15 * time.Second
+// A fault is what someone does to the kernel's state by commands of ip and
+// bridge. The words in capitals are filled in by fill.
+type fault struct {
+	name     string
+	commands []string
+}
 
-// TestHeal damages what the daemons keep in the kernel of three nodes, in a
-// different way on each, and wants it back as it was, MAC addresses included.
+// Faults of each backend; DEV is its device.
+var (
+	routeFaults = []fault{
+		{"route deleted", []string{"ip route del NEXT/24"}},
+		{"route replaced", []string{"ip route replace LAST/24 via 20.0.0.1"}},
+		{"route of ours too much", []string{"ip route add 10.5.254.0/24 via 20.0.0.1 proto 84"}},
+		{"all routes flushed", []string{"ip route flush proto 84 type unicast"}},
+	}
+	entryFaults = []fault{
+		{"neighbour deleted", []string{"ip neigh del NEXT dev DEV"}},
+		{"neighbour changed", []string{"ip neigh replace LAST lladdr 0e:11:22:33:44:55 dev DEV nud permanent"}},
+		{"neighbour that ages", []string{"ip neigh replace NEXT lladdr NEXTMAC dev DEV nud stale"}},
+		{"neighbour too much", []string{"ip neigh add 10.5.254.0 lladdr 0e:11:22:33:44:56 dev DEV nud permanent"}},
+		{"all neighbours flushed", []string{"ip neigh flush dev DEV nud permanent"}},
+		{"FDB entry deleted", []string{"bridge fdb del NEXTMAC dev DEV dst NEXTIP self"}},
+		{"FDB entry changed", []string{"bridge fdb replace LASTMAC dev DEV dst 20.0.0.99 self"}},
+		{"FDB entry too much", []string{"bridge fdb add 0e:11:22:33:44:57 dev DEV dst 20.0.0.99 self"}},
+	}
+	deviceFaults = []fault{
+		{"address deleted", []string{"ip addr del OWN/32 dev DEV"}},
+		{"address of the network added", []string{"ip addr add 10.5.255.1/24 dev DEV"}},
+		{"MTU", []string{"ip link set DEV mtu 1300"}},
+		{"txqueuelen", []string{"ip link set DEV txqueuelen 777"}},
+	}
+	macFaults = []fault{
+		{"MAC", []string{"ip link set DEV address 0e:11:22:33:44:58"}},
+	}
+	linkFaults = []fault{
+		{"link down", []string{"ip link set DEV down"}},
+		{"link deleted", []string{"ip link del DEV"}},
+	}
+	tunFaults = []fault{
+		{"route deleted", []string{"ip route del 10.5.0.0/16"}},
+		{"route replaced", []string{"ip route replace 10.5.0.0/16 via 20.0.0.1"}},
+		{"route of ours too much", []string{"ip route add 10.5.254.0/24 via 20.0.0.1 proto 84"}},
+	}
+	directFaults = []fault{
+		{"link deleted", []string{"ip link del DEV"}},
+		{"link down", []string{"ip link set DEV down"}},
+	}
+	blackholeFaults = []fault{
+		{"blackhole deleted", []string{"ip route del blackhole OWN/24"}},
+		{"blackhole too much", []string{"ip route add blackhole 10.5.253.0/24 proto 84 metric 2147483647"}},
+	}
+)
+
+// TestHeal damages what the daemons keep in the kernel, one thing after the
+// other on each of three nodes, and wants it back as it was within a second:
+// a link with its MAC address and everything that was on it.
 func TestHeal(t *testing.T) {
-	// The words in capitals are filled in by fill.
-	type damage []string
-	tests := []struct {
-		backend string
-		nodes   [3]damage
-	}{
-		{`"vxlan"`, [3]damage{
-			{"ip route del NEXT/24", "ip neigh del LAST dev flannel.1"},
-			{"bridge fdb del NEXTMAC dev flannel.1 dst NEXTIP self", "ip addr del OWN/32 dev flannel.1", "ip route replace LAST/24 via 20.0.0.1"},
-			{"ip link del flannel.1"},
-		}},
-		{`"vxlan","VNI":9`, [3]damage{
-			{"ip link set flannel.9 down"},
-			{"ip link set flannel.9 address 0e:11:22:33:44:55"},
-			{"ip neigh replace NEXT lladdr 0e:11:22:33:44:55 dev flannel.9 nud permanent", "bridge fdb replace NEXTMAC dev flannel.9 dst 20.0.0.99 self",
-				"ip addr add 10.5.255.1/24 dev flannel.9", "ip route add 10.5.254.0/24 via 10.5.254.0 dev flannel.9 onlink"},
-		}},
-		{`"vxlan","DirectRouting":true`, [3]damage{
-			{"ip route del NEXT/24", "ip route replace LAST/24 via 20.0.0.1 proto 84"},
-			{"ip link del flannel.1"},
-			{"ip link set eth0 down", "ip link set eth0 up", "ip route add default via 20.0.0.1"},
-		}},
-		{`"host-gw"`, [3]damage{
-			{"ip route del NEXT/24", "ip route add 10.5.254.0/24 via 20.0.0.1 proto 84"},
-			{"ip route replace NEXT/24 via 20.0.0.1"},
-			{"ip link set eth0 down", "ip link set eth0 up", "ip route add default via 20.0.0.1"},
-		}},
-		{`"udp"`, [3]damage{
-			{"ip link set flannel0 down"},
-			{"ip addr del OWN/32 dev flannel0", "ip link set flannel0 mtu 1400"},
-			{"ip route del 10.5.0.0/16"},
-		}},
-	}
-	// They all wait for the same time together.
 	t.Parallel()
-	var all []*healing
-	for _, tt := range tests {
-		h := &healing{cluster: newCluster(t, config(tt.backend), 3, readyArgs), before: make(map[*node]string)}
-		all = append(all, h)
-		h.wantWell()
-		for _, n := range h.nodes {
-			h.before[n] = n.kernel()
-		}
-	}
-	for i, tt := range tests {
-		h := all[i]
-		h.start = time.Now()
-		for i, n := range h.nodes {
-			for _, command := range tt.nodes[i] {
-				n.run("%s", h.fill(command, i))
+	// More than four faults of one thing would count as a fight about it.
+	for _, tt := range []struct {
+		name, backend, dev string
+		faults             []fault
+	}{
+		{"vxlan routes", `"vxlan"`, "flannel.1", slices.Concat(routeFaults, blackholeFaults)},
+		{"vxlan entries", `"vxlan"`, "flannel.1", entryFaults},
+		{"vxlan device", `"vxlan"`, "flannel.1", slices.Concat(deviceFaults, macFaults)},
+		{"vxlan link", `"vxlan"`, "flannel.1", linkFaults},
+		{"vxlan with DirectRouting", `"vxlan","DirectRouting":true`, "flannel.1", slices.Concat(routeFaults, directFaults)},
+		{"host-gw", `"host-gw"`, "eth0", slices.Concat(routeFaults, blackholeFaults)},
+		{"udp device", `"udp"`, "flannel0", slices.Concat(tunFaults, deviceFaults, blackholeFaults)},
+		{"udp link", `"udp"`, "flannel0", linkFaults},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			c := newCluster(t, config(tt.backend), 3, readyArgs, "-ip-blackhole-route")
+			c.wantWell()
+			before := make(map[*node]string)
+			took := make(map[string]measured)
+			for _, n := range c.nodes {
+				before[n] = n.kernel()
 			}
-			if n.kernel() == h.before[n] {
-				t.Fatalf("%q does no damage", tt.nodes[i])
+			for _, f := range tt.faults {
+				for i, n := range c.nodes {
+					d, err := n.heals(n.kernelNow(), 4*healLimit, func() { n.damage(f, i, tt.dev) })
+					took[f.name] = append(took[f.name], d)
+					switch {
+					case err != nil:
+						t.Fatalf("%s: %v", f.name, err)
+					case d > healLimit:
+						t.Errorf("%s: %s was back after %s", f.name, n.Name, d)
+					}
+				}
+				if m := took[f.name]; m.median() > healTime {
+					t.Errorf("%s: %s, want a median below %s", f.name, m, healTime)
+				} else {
+					t.Logf("%s: %s: %s", tt.name, f.name, m)
+				}
 			}
-		}
-	}
-	for i, tt := range tests {
-		t.Run(tt.backend, func(t *testing.T) {
-			h := all[i]
-			h.t = t
-			for _, n := range h.nodes {
-				n.awaitKernel(h.before[n])
+			for _, n := range c.nodes {
+				same(t, "kernel state of "+n.Name, before[n], n.kernel())
 			}
-			if d := time.Since(h.start); d > healTime {
-				t.Errorf("took %s", d)
-			}
+			c.wantWell()
 		})
-	}
-	for _, h := range all {
-		h.t = t
-		h.wantWell()
 	}
 }
 
-// A healing is a cluster that was damaged.
-type healing struct {
-	*cluster
-	before map[*node]string // kernel state
-	start  time.Time
+func (n *node) damage(f fault, i int, dev string) {
+	n.c.t.Helper()
+	for _, command := range f.commands {
+		n.run("%s", n.c.fill(strings.ReplaceAll(command, "DEV", dev), i))
+	}
 }
 
 // wantWell checks that every pod reaches every other one, and that the daemons
 // have nothing to complain about.
-func (h *healing) wantWell() {
-	h.t.Helper()
-	for _, n := range h.nodes {
-		for _, p := range h.nodes {
+func (c *cluster) wantWell() {
+	c.t.Helper()
+	for _, n := range c.nodes {
+		for _, p := range c.nodes {
 			if n != p {
-				h.wantPing(n.pod.NS, p.pod.Addr)
+				c.wantPing(n.pod.NS, p.pod.Addr)
 			}
 		}
 		n.awaitReady(200)
@@ -111,59 +134,84 @@ func (h *healing) wantWell() {
 }
 
 // fill replaces OWN, NEXT and LAST by the first address of the subnets of node
-// i, of the next one, and of the one after that, and NEXTMAC and NEXTIP by what
-// the next one's lease says.
+// i, of the next one, and of the one after that, and the same with MAC or IP
+// behind by what the lease of that one says.
 func (c *cluster) fill(command string, i int) string {
-	own, next, last := c.nodes[i], c.nodes[(i+1)%3], c.nodes[(i+2)%3]
-	_, mac, _ := strings.Cut(next.lease().Value, `"VtepMAC":"`)
-	mac, _, _ = strings.Cut(mac, `"`)
-	return strings.NewReplacer(
-		"NEXTMAC", mac,
-		"NEXTIP", next.Addr.String(),
-		"OWN", own.env.Subnet.Addr().String(),
-		"NEXT", next.env.Subnet.Addr().String(),
-		"LAST", last.env.Subnet.Addr().String(),
-	).Replace(command)
+	var pairs []string
+	for j, name := range []string{"OWN", "NEXT", "LAST"} {
+		n := c.nodes[(i+j)%len(c.nodes)]
+		// The longer words come first.
+		if strings.Contains(command, name+"MAC") {
+			_, mac, _ := strings.Cut(n.lease().Value, `"VtepMAC":"`)
+			mac, _, _ = strings.Cut(mac, `"`)
+			pairs = append(pairs, name+"MAC", mac)
+		}
+		pairs = append(pairs, name+"IP", n.Addr.String(), name, n.env.Subnet.Addr().String())
+	}
+	return strings.NewReplacer(pairs...).Replace(command)
 }
 
-// TestStaleRoutes: what an earlier run left inside the network goes at the
-// start, what others made stays.
-func TestStaleRoutes(t *testing.T) {
-	for _, backend := range []string{"vxlan", "host-gw", "udp"} {
-		t.Run(backend, func(t *testing.T) {
-			t.Parallel()
-			c := newLab(t, lab.Options{})
-			c.set(configKey, config(`"`+backend+`"`), 0)
-			n := c.addHost()
-			// The node's own subnet is among the first hundred.
-			foreign := []string{
-				"10.5.178.0/24 via 20.0.0.9 proto static",
-				"10.5.179.0/24 via 20.0.0.9 proto 84 table 100", // of another table
-				"blackhole 10.5.180.0/24 proto static",
-				"10.5.181.0/24 via 20.0.0.9",                      // proto boot, as `ip route` makes them
-				"10.9.77.0/24 via 20.0.0.9 proto 84",              // of another network
-				"10.0.0.0/8 via 20.0.0.9 proto 84",                // larger than the network
-				"10.5.182.0/24 via 20.0.0.9 proto 84 table local", // of the kernel's own
+// TestHealWithoutEtcd: what the daemon knows is enough to repair.
+func TestHealWithoutEtcd(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct{ backend, dev, entry string }{
+		{"vxlan", "flannel.1", "ip neigh del NEXT dev DEV"},
+		{"host-gw", "eth0", "ip route del NEXT/24"},
+		{"udp", "flannel0", "ip addr del OWN/32 dev DEV"},
+	} {
+		t.Run(tt.backend, func(t *testing.T) {
+			c := newCluster(t, config(`"`+tt.backend+`"`), 3)
+			n, peer := c.nodes[0], c.nodes[1]
+			c.wantPing(n.pod.NS, peer.pod.Addr)
+			c.wantPing(n.pod.NS, c.nodes[2].pod.Addr)
+			faults := []fault{{"entry", []string{c.fill(tt.entry, 0)}}}
+			if tt.backend != "host-gw" {
+				faults = append(faults, fault{"link deleted", []string{"ip link del DEV"}})
 			}
-			for _, r := range foreign {
-				n.run("ip route add %s", r)
-			}
-			want := n.run("ip route show table all")
-			n.run("ip route add 10.5.177.0/24 via 20.0.0.9 proto 84")
-			n.run("ip route add 10.5.183.0/24 via 20.0.0.10 proto 84 metric 5")
-			n.start(readyArgs)
-			n.awaitReady(200)
-			have := slices.Collect(strings.Lines(n.run("ip route show table all")))
-			for line := range strings.Lines(want) {
-				if !slices.Contains(have, line) {
-					t.Errorf("the route %q is gone", line)
+			c.stopEtcd()
+			for _, f := range faults {
+				d, err := n.heals(n.kernelNow(), healLimit, func() {
+					for _, command := range f.commands {
+						n.run("%s", strings.ReplaceAll(command, "DEV", tt.dev))
+					}
+				})
+				if err != nil {
+					t.Errorf("%s: %v", f.name, err)
 				}
+				t.Logf("%s: %s without etcd: back after %s", tt.backend, f.name, d.Round(time.Millisecond/10))
 			}
-			for _, line := range have {
-				if strings.Contains(line, "10.5.177.0") || strings.Contains(line, "10.5.183.0") {
-					t.Errorf("the stale route %q is still there", line)
-				}
-			}
+			c.wantPing(n.pod.NS, peer.pod.Addr)
+			n.wantRunning()
+			c.startEtcd()
 		})
 	}
+}
+
+// TestHealRules says what a repair of the firewall takes: they are compared
+// each -iptables-resync seconds, 5 by default.
+func TestHealRules(t *testing.T) {
+	t.Parallel()
+	needIPTables(t)
+	c := newCluster(t, config(`"vxlan"`), 1, "-ip-masq", readyArgs)
+	n := c.nodes[0]
+	n.awaitReady(200)
+	want := n.rules()
+	var took measured
+	for _, damage := range []string{"-D FORWARD 1", "-t nat -D POSTROUTING 2", "-t nat -F POSTROUTING"} {
+		n.run("iptables -w 10 %s", damage)
+		start := time.Now()
+		c.eventually("the rules", func() error {
+			if have := n.rules(); have != want {
+				return errorDifference(have, want)
+			}
+			return nil
+		})
+		took = append(took, time.Since(start))
+	}
+	for _, d := range took {
+		if d > 5*time.Second+healLimit {
+			t.Errorf("the rules were back after %s", d)
+		}
+	}
+	t.Logf("firewall rules: %s", took)
 }

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"strings"
 	"testing"
 	"time"
 
@@ -212,21 +211,28 @@ func TestUDPPortTaken(t *testing.T) {
 	n.start()
 }
 
-// TestUDPDeviceDeleted: without its TUN device the daemon ends with a message,
-// for systemd to start it again.
+// TestUDPDeviceDeleted: the daemon makes its TUN device again, as often as
+// somebody deletes it.
 func TestUDPDeviceDeleted(t *testing.T) {
 	t.Parallel()
 	c := newCluster(t, config(`"udp"`), 2)
 	a, b := c.nodes[0], c.nodes[1]
-	c.wantPing(a.pod.NS, b.pod.Addr)
-	a.run("ip link del flannel0")
-	state, err := a.daemon.Wait(c.ctx)
-	c.must(err)
-	lines := a.daemon.Lines()
-	if last := lines[len(lines)-1]; state.ExitCode() != 1 || !strings.Contains(last, "flannel0") {
-		t.Errorf("ended with %s and %q, want exit status 1 and the name of the device", state, last)
+	for range 3 {
+		c.wantPing(a.pod.NS, b.pod.Addr)
+		a.run("ip link del flannel0")
+		a.awaitKernelHas("flannel0")
+		c.wantPing(b.pod.NS, a.pod.Addr)
 	}
-	a.start()
-	c.wantPing(a.pod.NS, b.pod.Addr)
-	c.wantPing(b.pod.NS, a.pod.Addr)
+	a.wantRunning()
+	a.awaitReady(200)
+	wantTexts(t, a.output(), "opening the backend again", "the interface is gone")
+}
+
+// awaitKernelHas waits for an interface.
+func (n *node) awaitKernelHas(link string) {
+	n.c.t.Helper()
+	n.c.eventually("the interface "+link, func() error {
+		_, err := n.NS.Link(link)
+		return err
+	})
 }
