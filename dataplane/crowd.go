@@ -8,6 +8,10 @@ const (
 	// processor for.
 	crowdTime = 10 * time.Millisecond
 
+	// crowdGap is how far apart two looks are at most for packets to have been
+	// waiting all the time in between.
+	crowdGap = 5 * crowdTime
+
 	// crowdHold is how long that is held to be so after it was seen.
 	crowdHold = time.Second
 
@@ -48,8 +52,11 @@ func (c *crowd) look(now time.Time, q queue) {
 	if c.peer {
 		c.peer, c.peerSeen = false, now
 	}
-	if now.Sub(c.asked) >= crowdTime/10 {
+	if gap := now.Sub(c.asked); gap >= crowdTime/10 {
 		c.asked = now
+		if gap > crowdGap {
+			c.since = time.Time{} // nothing came meanwhile
+		}
 		switch {
 		case !q.Waiting():
 			c.since = time.Time{}

@@ -170,3 +170,16 @@ func TestGuardOutside(t *testing.T) {
 		}
 	}
 }
+
+// TestCrowdGap has two bursts, with nothing in between for a loop to look at.
+func TestCrowdGap(t *testing.T) {
+	start := time.Unix(1e9, 0)
+	for pause, most := range map[time.Duration]int{3 * time.Second: 500, 20 * time.Millisecond: 499} {
+		c, q := new(crowd), line(true)
+		crowdFor(c, &q, start, 5, 100, true)
+		got := crowdFor(c, &q, start.Add(pause), 5, 100, true)
+		if (got == 500) != (most == 500) {
+			t.Errorf("after a pause of %s %d of 500 are admitted", pause, got)
+		}
+	}
+}

@@ -41,6 +41,7 @@ func (m *Manager) followConfig(ctx context.Context, look <-chan struct{}) error 
 		if err := m.compareConfig(b, err); err != nil {
 			return err
 		}
+		pause(ctx, configRetry) // somebody may write it in a loop
 	}
 }
 

@@ -62,6 +62,7 @@ func TestRunTellsConfigChanges(t *testing.T) {
 			{config: `{"Network":"10.5.0.0/16","SubnetMax":"10.5.9.0"}`, want: []string{"SubnetMax 10.5.255.0 -> 10.5.9.0"}, without: "containers", differs: true},
 		} {
 			store.SetConfig(tt.config)
+			time.Sleep(2 * time.Second) // it may just have been read
 			lines := n.told()
 			if len(lines) > 1 || (len(lines) == 1) != (tt.want != nil) {
 				t.Fatalf("%s: told %q", tt.config, lines)
@@ -163,8 +164,36 @@ func TestRunConfigRequests(t *testing.T) {
 		synctest.Wait()
 		mu.Lock()
 		defer mu.Unlock()
-		if asked["config"] != asked["list"] || asked["list"] < 22 || asked["list"] > 24 || asked["update"] != 0 {
+		if asked["config"] != asked["list"] || asked["list"] < 24 || asked["list"] > 36 || asked["update"] != 0 {
 			t.Errorf("in two hours: %v", asked)
+		}
+	})
+}
+
+// Somebody writes the config in a loop: it is read once a second, and the last one
+// is seen.
+func TestRunConfigStorm(t *testing.T) {
+	inBubble(t, func(t *testing.T, store *subnettest.Memory) {
+		n := startConfigured(t, store, network)
+		defer n.stop()
+		var asked atomic.Int32
+		store.Fail(func(op string) error {
+			if op == "config" {
+				asked.Add(1)
+			}
+			return nil
+		})
+		for range 10_000 {
+			store.SetConfig(network)
+			time.Sleep(time.Millisecond)
+		}
+		if got := asked.Load(); got < 5 || got > 12 {
+			t.Errorf("asked %d times in 10 s", got)
+		}
+		store.SetConfig(`{"Network":"10.6.0.0/16"}`)
+		time.Sleep(2 * time.Second)
+		if got := n.told(); len(got) != 1 {
+			t.Errorf("told %q", got)
 		}
 	})
 }

@@ -3,6 +3,7 @@ package subnet
 import (
 	"context"
 	"errors"
+	"math/rand/v2"
 	"time"
 )
 
@@ -25,7 +26,8 @@ func (m *Manager) follow(ctx context.Context, news *mailbox, relist <-chan struc
 		news.snapshot(snap)
 		signal(config)
 		began := time.Now()
-		m.watch(ctx, snap.Revision, listEvery(len(snap.Leases)+len(snap.Bad)), news, relist, config)
+		every := ListEvery(len(snap.Leases) + len(snap.Bad))
+		m.watch(ctx, snap.Revision, every-rand.N(every/3), news, relist, config)
 		if time.Since(began) > time.Second {
 			forgot.reset()
 		} else { // what was just listed is out of date already
@@ -39,9 +41,11 @@ func (m *Manager) follow(ctx context.Context, news *mailbox, relist <-chan struc
 // later than the store the node is back at the longest.
 const storeRetry = 10 * time.Second
 
-// listEvery is how often a store with so many records is listed. All nodes do
-// that, so what it asks of the store grows with the square of their number.
-func listEvery(records int) time.Duration {
+// ListEvery is how often a Manager lists a store with so many records, at the
+// least often; each time it is up to a third sooner, so that nodes which started
+// together drift apart. All nodes do that, so what it asks of the store grows with
+// the square of their number.
+func ListEvery(records int) time.Duration {
 	return min(relistEvery*time.Duration(1+records/relistFor), relistMax)
 }
 

@@ -26,6 +26,18 @@ func (m *Manager) become(a Attrs) {
 	m.own.Attrs = a
 }
 
+// saw notes the revision of a list. If it is lower than what was seen before, the
+// store was restored from a backup: what is written from now on has lower revisions,
+// too, and is not ours because of a former address.
+func (m *Manager) saw(rev int64) {
+	if rev < m.seen {
+		for ip, since := range m.table.former {
+			m.table.former[ip] = min(since, rev)
+		}
+	}
+	m.seen = rev
+}
+
 // describe tells a from other.
 func describe(a, other Attrs) string {
 	if a.PublicIP != other.PublicIP {

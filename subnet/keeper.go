@@ -32,8 +32,13 @@ func (k *keeper) run(ctx context.Context, news *mailbox) error {
 	syncWait := backoff{min: time.Second, max: repairEvery}
 	renew := time.NewTimer(k.untilRenewal())
 	repair := time.NewTimer(repairEvery)
+	recheck := time.NewTimer(endless)
 	defer renew.Stop()
 	defer repair.Stop()
+	defer recheck.Stop()
+	if d := time.Until(k.lenient); d > 0 {
+		recheck.Reset(d)
+	}
 
 	k.table.setOwn(k.own)
 	k.settle()
@@ -49,6 +54,9 @@ func (k *keeper) run(ctx context.Context, news *mailbox) error {
 			if !k.writing {
 				k.write(ctx)
 			}
+			continue
+		case <-recheck.C:
+			signal(k.relist)
 			continue
 		case w := <-k.written:
 			k.writing = false
@@ -114,7 +122,7 @@ func (k *keeper) settle() (changed bool) {
 }
 
 func (k *keeper) applySnapshot(snap Snapshot) error {
-	k.seen = snap.Revision // lower than before, if the store was restored
+	k.saw(snap.Revision)
 	if err := k.findOwn(snap); err != nil {
 		return err
 	}
@@ -124,6 +132,11 @@ func (k *keeper) applySnapshot(snap Snapshot) error {
 	for _, b := range snap.Bad {
 		k.unreadable[b.Key] = true
 		keep[b.Subnet] = true // what became unreadable is not gone: go on with what it was
+	}
+	if time.Until(k.lenient) > 0 {
+		for _, l := range k.table.peers.sorted {
+			keep[l.Subnet] = true
+		}
 	}
 	k.table.replace(snap.Leases, keep)
 	k.listed = true
@@ -145,7 +158,7 @@ func (k *keeper) applyEvent(e Event) error {
 		if e.Subnet != k.own.Subnet {
 			k.table.remove(e.Subnet)
 		} else if e.Revision > k.own.Revision {
-			return fmt.Errorf("%w: the record of %s was removed", ErrLeaseLost, e.Subnet)
+			return k.gone(fmt.Sprintf("the record of %s was removed", e.Subnet))
 		}
 	case Bad:
 		k.noteBad([]BadRecord{e.Bad})
@@ -169,7 +182,13 @@ func (k *keeper) findOwn(snap Snapshot) error {
 			return nil
 		}
 	}
-	return fmt.Errorf("%w: there is no record of %s", ErrLeaseLost, k.own.Subnet)
+	return k.gone(fmt.Sprintf("there is no record of %s", k.own.Subnet))
+}
+
+// gone notes that our record is missing.
+func (k *keeper) gone(why string) error {
+	k.missing = true
+	return fmt.Errorf("%w: %s", ErrLeaseLost, why)
 }
 
 // adopt takes over what the store holds under our key, if it is still ours.

@@ -40,6 +40,8 @@ type Manager struct {
 	// Between Runs nothing of this is forgotten.
 	identity
 	acquired   time.Time // when Acquire last succeeded
+	missing    bool      // the last Run has ended because our record was gone
+	lenient    time.Time // until when a peer may be missing in a list
 	table      *table
 	listed     bool            // whether table is complete
 	unreadable map[string]bool // keys of records
@@ -84,6 +86,9 @@ func (m *Manager) Acquire(ctx context.Context, a Attrs, prev ...netip.Prefix) (L
 		case err == nil:
 			m.acquired = time.Now()
 			m.own, m.moved = l, false
+			if m.missing {
+				m.missing, m.lenient = false, m.acquired.Add(comeBack)
+			}
 			return l, nil
 		case ctx.Err() != nil:
 			return Lease{}, ctx.Err()
@@ -112,7 +117,7 @@ func (m *Manager) tryAcquire(ctx context.Context, a Attrs, prev []netip.Prefix) 
 	m.noteBad(snap.Bad)
 	m.bad.Store(int64(len(snap.Bad)))
 
-	m.seen = snap.Revision
+	m.saw(snap.Revision)
 	if l, ok := m.chooseOwn(snap.Leases, a.PublicIP, prev); ok {
 		m.log.Info(fmt.Sprintf("Found lease (%s) for current IP (%s), reusing", l.Subnet, a.PublicIP))
 		l.Attrs = a

@@ -90,9 +90,11 @@ func (t *table) home(ip netip.Addr) (block, bool) {
 // judge decides on all records anew. Those that fit the plan, which cannot overlap
 // each other, come first: one is refused if its public IP is inside another that is
 // served, since its outer packets would go into the overlay again. Then those that
-// do not fit, the older first: each must harm none that is served already. So no
-// record is refused because of one that is refused itself, but for those whose
-// public IPs are inside each other's subnets in a circle, of which all are.
+// do not fit: each must harm none that is served already. Of these the ones that
+// are served now come first, since a renewal makes a record younger than one that
+// was refused because of it, and then the older ones. So no record is refused because
+// of one that is refused itself, but for those whose public IPs are inside each
+// other's subnets in a circle, of which all are.
 func (t *table) judge() {
 	var fits, misfits []Lease
 	verdicts := map[netip.Prefix]verdict{}
@@ -125,7 +127,6 @@ func (t *table) judge() {
 		verdicts[l.Subnet] = verdict{l, loops, false}
 		return true
 	})
-	t.contested = false
 	if len(misfits) > 0 {
 		t.judgeMisfits(fits, misfits, verdicts, accept)
 	}
@@ -200,7 +201,7 @@ func (t *table) judgeMisfits(fits, misfits []Lease, verdicts map[netip.Prefix]ve
 		serve(l)
 	}
 	slices.SortFunc(misfits, func(a, b Lease) int {
-		return cmp.Or(cmp.Compare(a.Revision, b.Revision), compareSubnets(a.Subnet, b.Subnet))
+		return cmp.Or(t.rank(a)-t.rank(b), cmp.Compare(a.Revision, b.Revision), compareSubnets(a.Subnet, b.Subnet))
 	})
 	for _, l := range misfits {
 		b := blockOf(l.Subnet)
@@ -218,9 +219,16 @@ func (t *table) judgeMisfits(fits, misfits []Lease, verdicts map[netip.Prefix]ve
 			accept(l)
 			continue
 		}
-		t.contested = true
 		verdicts[l.Subnet] = verdict{l, why, false}
 	}
+}
+
+// rank is 0 for a record that is in force with the same public IP, else 1.
+func (t *table) rank(l Lease) int {
+	if i, ok := t.peers.find(l.Subnet); ok && t.peers.sorted[i].Attrs.PublicIP == l.Attrs.PublicIP {
+		return 0
+	}
+	return 1
 }
 
 // tell logs a refusal, once for each record and reason.

@@ -67,9 +67,13 @@ func (k *keeper) finish(ctx context.Context, w written, waits *waitsOf) (time.Du
 		if !w.got.Reserved() {
 			k.log.Info(fmt.Sprintf("Lease renewed, new expiration: %s", w.got.Expires.UTC().Round(0)))
 		}
-		return k.untilRenewal(), nil
+		d := k.untilRenewal()
+		if !k.moved {
+			d = max(d, repairRecordAfter) // whatever TTL the store answers with
+		}
+		return d, nil
 	case errors.Is(w.err, ErrNotFound):
-		return 0, fmt.Errorf("%w: the record of %s is gone", ErrLeaseLost, k.own.Subnet)
+		return 0, k.gone(fmt.Sprintf("the record of %s is gone", k.own.Subnet))
 	case errors.Is(w.err, ErrConflict):
 		// Someone wrote it, or our own last try arrived after all.
 		signal(k.relist)

@@ -26,6 +26,11 @@ const (
 	relistMax   = time.Hour
 	// repairRecordAfter is how soon our own record is put right.
 	repairRecordAfter = 3 * time.Second
+	// comeBack is how long peers may be missing in a list after our own record
+	// was: what took it, such as an outage of days, a directory that was deleted
+	// or an etcd that was set up anew, took theirs, too, and they are making them
+	// again. Longer than storeRetry.
+	comeBack = 30 * time.Second
 	// clockSlack is by how much two answers of the store may differ about when
 	// our lease expires: whole seconds, and the time that a request took.
 	clockSlack = 30 * time.Second

@@ -222,6 +222,27 @@ func TestAcquireAfterMove(t *testing.T) {
 	})
 }
 
+// The node moved while its record was deleted, and another subnet's record has the
+// former address: it is not the one that we had.
+func TestAcquireAfterMoveAndLoss(t *testing.T) {
+	inBubble(t, func(t *testing.T, store *subnettest.Memory) {
+		n := startNode(t, store)
+		store.Fail(func(op string) error {
+			if op != "list" && op != "create" {
+				return errors.New("i/o timeout")
+			}
+			return nil
+		})
+		n.move(moved("192.0.2.101")) // and cannot publish it
+		n.stop()
+		store.Fail(nil)
+		store.Remove("10.5.1.0-24")
+		store.SetRaw("10.5.9.0-24", `{"PublicIP":"192.0.2.1"}`, 48*time.Hour)
+		n.acquire(moved("192.0.2.101"), "10.5.1.0/24")
+		n.wantRecords("10.5.1.0/24 192.0.2.101", "10.5.9.0/24 192.0.2.1")
+	})
+}
+
 // While the store was down the node moved, and another one got its former address
 // and with it the record.
 func TestAcquireAfterMoveLeavesOthersAlone(t *testing.T) {
@@ -291,6 +312,34 @@ func TestRunMovesAgainAfterRestore(t *testing.T) {
 		if err := <-done; err != nil {
 			t.Error(err)
 		}
+	})
+}
+
+// A store that was restored from a backup counts from a lower revision again: a node
+// that has our former address by now is a peer all the same.
+func TestRunFormerAddressAfterRestore(t *testing.T) {
+	inBubble(t, func(t *testing.T, store *subnettest.Memory) {
+		for range 50 { // revisions that the restored store has not reached
+			store.SetRaw("10.5.2.0-24", `{"PublicIP":"192.0.2.2"}`, 0)
+		}
+		restored := &switchStore{Store: store}
+		n := newNode(t, store)
+		n.m = manager(t, restored, network)
+		n.acquire(self, "10.5.1.0/24")
+		n.run(n.lease)
+		n.move(moved("192.0.2.101"))
+		n.want("10.5.2.0/24")
+		backup := subnettest.NewMemory()
+		backup.SetRaw("10.5.1.0-24", `{"PublicIP":"192.0.2.101"}`, 0)
+		backup.SetRaw("10.5.8.0-24", `{"PublicIP":"192.0.2.1"}`, 0) // may be an old one of ours
+		synctest.Wait()                                             // nobody reads the field while it changes
+		restored.Store = backup
+		store.Compact()
+		time.Sleep(time.Minute)
+		n.want()
+		create(t, backup, "10.5.7.0/24", self)
+		n.want("10.5.7.0/24")
+		n.stop()
 	})
 }
 

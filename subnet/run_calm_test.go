@@ -151,6 +151,32 @@ func (s eventStore) Watch(ctx context.Context, _ int64, fn func([]subnet.Event) 
 	return s.watch(ctx, fn)
 }
 
+// Run does not leave a write behind that is not over.
+func TestRunWaitsForItsWrite(t *testing.T) {
+	inBubble(t, func(t *testing.T, store *subnettest.Memory) {
+		n := startNode(t, store)
+		hang := make(chan struct{})
+		store.Fail(func(op string) error {
+			if op == "update" {
+				<-hang
+			}
+			return nil
+		})
+		time.Sleep(23*time.Hour + time.Second)
+		n.cancel()
+		synctest.Wait()
+		select {
+		case err := <-n.done:
+			t.Errorf("Run ended before its write: %v", err)
+		default:
+		}
+		close(hang)
+		if err := <-n.done; err != nil {
+			t.Error(err)
+		}
+	})
+}
+
 // A store that does not answer a renewal keeps no peer waiting.
 func TestRunSyncsWhileRenewing(t *testing.T) {
 	inBubble(t, func(t *testing.T, store *subnettest.Memory) {

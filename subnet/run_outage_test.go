@@ -116,3 +116,69 @@ func TestOutageOf30Hours(t *testing.T) {
 		})
 	}
 }
+
+// Someone deletes the lease directory: all take their subnets again, and nobody loses
+// a peer that comes back in time, though not all are as quick as the first. One that
+// does not is gone then.
+func TestAllRecordsDeleted(t *testing.T) {
+	inBubble(t, func(t *testing.T, store *subnettest.Memory) {
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error, 3)
+		var all []*daemon
+		for i := range 3 {
+			d := &daemon{attrs: subnet.Attrs{PublicIP: netip.AddrFrom4([4]byte{192, 0, 2, byte(i + 1)})}}
+			all = append(all, d)
+			m := manager(t, laggard{store, time.Duration(i) * 3 * time.Second}, network)
+			go func() { done <- d.run(ctx, m, prefix(fmt.Sprintf("10.5.%d.0/24", i+1))) }()
+		}
+		create(t, store, "10.5.9.0/24", subnet.Attrs{PublicIP: netip.MustParseAddr("192.0.2.9")}) // dead
+		time.Sleep(time.Hour)
+		fewest := func(n int) {
+			for _, d := range all {
+				d.mu.Lock()
+				d.fewest = n
+				d.mu.Unlock()
+			}
+		}
+		check := func(when string, want int) {
+			t.Helper()
+			synctest.Wait()
+			for i, d := range all {
+				d.mu.Lock()
+				if d.fewest != want || len(d.changes) != 1 {
+					t.Errorf("%s: node %d had %d peers at the fewest, want %d, and the subnets %v", when, i, d.fewest, want, d.changes)
+				}
+				d.mu.Unlock()
+			}
+		}
+		fewest(3)
+		store.RemoveAll()
+		time.Sleep(25 * time.Second)
+		check("at first", 3)
+		if got := subnets(t, store); len(got) != 3 {
+			t.Errorf("the store holds %v", got)
+		}
+		time.Sleep(25 * time.Second)
+		check("then", 2)
+		fewest(9)
+		time.Sleep(48 * time.Hour)
+		check("for good", 2)
+		cancel()
+		for range all {
+			if err := <-done; err != nil {
+				t.Error(err)
+			}
+		}
+	})
+}
+
+// laggard takes its time for Create.
+type laggard struct {
+	subnet.Store
+	late time.Duration
+}
+
+func (s laggard) Create(ctx context.Context, sn netip.Prefix, a subnet.Attrs, ttl time.Duration) (subnet.Lease, error) {
+	time.Sleep(s.late)
+	return s.Store.Create(ctx, sn, a, ttl)
+}

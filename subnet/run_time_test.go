@@ -102,6 +102,48 @@ func TestRunSparesStoreThatForgets(t *testing.T) {
 	})
 }
 
+// A store that answers with no time left, whatever it was told, is not asked at full
+// speed.
+func TestRunSparesStoreWithoutTime(t *testing.T) {
+	inBubble(t, func(t *testing.T, store *subnettest.Memory) {
+		var updates atomic.Int32
+		m := manager(t, dueStore{store, &updates}, network)
+		own, err := m.Acquire(t.Context(), self)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
+		defer cancel()
+		if err := m.Run(ctx, own, func(context.Context, []subnet.Lease) error { return nil }); err != nil {
+			t.Error(err)
+		}
+		if got := updates.Load(); got < 2 || got > 1300 {
+			t.Errorf("%d renewals in an hour", got)
+		}
+	})
+}
+
+// dueStore says of all that it is about to expire.
+type dueStore struct {
+	subnet.Store
+	updates *atomic.Int32
+}
+
+func (s dueStore) Update(ctx context.Context, l subnet.Lease, ttl time.Duration) (subnet.Lease, error) {
+	l, err := s.Store.Update(ctx, l, ttl)
+	l.Expires = time.Now()
+	s.updates.Add(1)
+	return l, err
+}
+
+func (s dueStore) List(ctx context.Context) (subnet.Snapshot, error) {
+	snap, err := s.Store.List(ctx)
+	for i := range snap.Leases {
+		snap.Leases[i].Expires = time.Now()
+	}
+	return snap, err
+}
+
 // Scripts know a reservation by what flannel logs of its next renewal.
 func TestRunReservationWait(t *testing.T) {
 	inBubble(t, func(t *testing.T, store *subnettest.Memory) {

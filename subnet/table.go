@@ -20,10 +20,9 @@ type table struct {
 	peers   peerList
 	refused map[netip.Prefix]verdict
 
-	inside    map[block]int // by subnet of the plan: how many judged records have their public IP there
-	misfits   *blockSet     // judged records that do not fit the plan
-	contested bool          // one of them is refused because of others
-	dirty     bool          // all must be judged anew
+	inside  map[block]int // by subnet of the plan: how many judged records have their public IP there
+	misfits *blockSet     // judged records that do not fit the plan
+	dirty   bool          // all must be judged anew
 }
 
 // A verdict is a record that is refused.
@@ -66,8 +65,8 @@ func (t *table) put(l Lease) {
 		t.hold(l, t.refused[sn].why)
 		return
 	}
-	why, fits := t.alone(l), t.cfg.Contains(sn)
-	if old, ok := t.peers.get(sn); ok && why == "" && old.Attrs.PublicIP == l.Attrs.PublicIP && (fits || !t.contested) {
+	why := t.alone(l)
+	if old, ok := t.peers.get(sn); ok && why == "" && old.Attrs.PublicIP == l.Attrs.PublicIP {
 		t.peers.put(l)
 		return
 	}
@@ -82,7 +81,7 @@ func (t *table) put(l Lease) {
 		if why != told {
 			t.tell(v)
 		}
-	case fits && t.unrelated(l):
+	case t.cfg.Contains(sn) && t.unrelated(l):
 		t.count(l, 1)
 		t.peers.put(l)
 	default:

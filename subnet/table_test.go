@@ -29,8 +29,9 @@ func lease(sn, ip string, rev int64) Lease {
 	return Lease{Subnet: netip.MustParsePrefix(sn), Attrs: Attrs{PublicIP: netip.MustParseAddr(ip)}, Revision: rev}
 }
 
-// naive decides which of the records are served, by the rules alone.
-func naive(t *table, records map[netip.Prefix]Lease) map[netip.Prefix]bool {
+// naive decides which of the records are served, by the rules alone. before are the
+// peers so far.
+func naive(t *table, before []Lease, records map[netip.Prefix]Lease) map[netip.Prefix]bool {
 	var fits, misfits []Lease
 	for _, l := range records {
 		if l.Subnet == t.own.Subnet || t.alone(l) != "" {
@@ -82,7 +83,11 @@ func naive(t *table, records map[netip.Prefix]Lease) map[netip.Prefix]bool {
 		}
 	}
 	slices.SortFunc(misfits, func(a, b Lease) int { return int(a.Revision - b.Revision) })
-	for _, l := range misfits {
+	peer := func(l Lease) bool {
+		return slices.ContainsFunc(before, func(p Lease) bool { return p.Subnet == l.Subnet && p.Attrs.PublicIP == l.Attrs.PublicIP })
+	}
+	newcomer := func(l Lease) bool { return !peer(l) }
+	for _, l := range slices.Concat(slices.DeleteFunc(slices.Clone(misfits), newcomer), slices.DeleteFunc(slices.Clone(misfits), peer)) {
 		if !slices.ContainsFunc(slices.Concat(fits, misfits), func(o Lease) bool {
 			return served[o.Subnet] && (o.Subnet.Overlaps(l.Subnet) || o.Subnet.Contains(l.Attrs.PublicIP) || l.Subnet.Contains(o.Attrs.PublicIP))
 		}) {
@@ -166,9 +171,9 @@ func (w *world) step(t *table) {
 	}
 }
 
-func checkTable(t *testing.T, tb *table, w *world) {
+func checkTable(t *testing.T, tb *table, before []Lease, w *world) {
 	t.Helper()
-	want := naive(tb, w.records)
+	want := naive(tb, before, w.records)
 	got := map[netip.Prefix]bool{}
 	for i, l := range tb.peers.sorted {
 		got[l.Subnet] = true
@@ -201,7 +206,7 @@ func checkTable(t *testing.T, tb *table, w *world) {
 	}
 }
 
-// hostileMisfit: a record of another length never takes a peer that fits away.
+// hostileMisfit: a record of another length never takes another peer away.
 func hostileMisfit(t *testing.T, tb *table, w *world) {
 	t.Helper()
 	before := slices.Clone(tb.peers.sorted)
@@ -210,29 +215,50 @@ func hostileMisfit(t *testing.T, tb *table, w *world) {
 	w.records[l.Subnet] = l
 	tb.put(l)
 	tb.settle()
-	checkTable(t, tb, w)
+	checkTable(t, tb, before, w)
 	for _, p := range before {
-		if _, ok := tb.peers.get(p.Subnet); !ok && tb.cfg.Contains(p.Subnet) {
+		if _, ok := tb.peers.get(p.Subnet); !ok && p.Subnet != l.Subnet {
 			t.Fatalf("%v at %v took %v at %v away", l.Subnet, l.Attrs.PublicIP, p.Subnet, p.Attrs.PublicIP)
 		}
 	}
+}
+
+// renewal: a peer stays one when its record is written again, and takes none away.
+func renewal(t *testing.T, tb *table, w *world) {
+	t.Helper()
+	before := slices.Clone(tb.peers.sorted)
+	if len(before) == 0 {
+		return
+	}
+	w.rev++
+	l := before[w.IntN(len(before))]
+	l.Revision = w.rev
+	w.records[l.Subnet] = l
+	tb.put(l)
+	tb.put(l)
+	if tb.settle() {
+		t.Fatalf("the renewal of %v at %v made %v of %v", l.Subnet, l.Attrs.PublicIP, tb.peers.sorted, before)
+	}
+	checkTable(t, tb, before, w)
 }
 
 func runWorld(t *testing.T, seed uint64, steps int) {
 	w := &world{Rand: rand.New(rand.NewPCG(seed, 1)), records: map[netip.Prefix]Lease{}, rev: 1}
 	tb := testTable(t)
 	for range steps {
-		w.step(tb)
 		before := slices.Clone(tb.peers.sorted)
+		w.step(tb)
 		changed := tb.settle()
-		checkTable(t, tb, w)
+		checkTable(t, tb, before, w)
 		same := slices.EqualFunc(before, tb.peers.sorted, func(a, b Lease) bool { return a.Subnet == b.Subnet && a.Attrs.Equal(b.Attrs) })
-		// Renewals change the leases before in place, so equal ones are still equal.
 		if changed == same {
 			t.Fatalf("changed is %v, with %v before and %v now", changed, before, tb.peers.sorted)
 		}
 		if w.IntN(10) == 0 {
 			hostileMisfit(t, tb, w)
+		}
+		if w.IntN(4) == 0 {
+			renewal(t, tb, w)
 		}
 	}
 }
@@ -267,6 +293,7 @@ func TestRefuse(t *testing.T) {
 		{"128.0.0.0/1", "192.0.2.9", outside},
 		{"11.0.0.0/24", "192.0.2.9", outside},
 		{"127.0.0.0/8", "192.0.2.9", outside},
+		{"10.0.0.0/8", "192.0.2.9", outside},
 		{"224.0.0.0/4", "192.0.2.9", outside},
 		{"10.2.0.0/24", "192.0.2.9", protected}, // our own public IP
 		{"10.3.0.0/24", "192.0.2.9", protected}, // etcd

@@ -66,7 +66,8 @@ func newLab(t *testing.T, o lab.Options) *cluster {
 		o.Flanneld = binary(t, "flanneld")
 	}
 	o.TempDir = t.TempDir()
-	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
+	// Parallel subtests may have to wait for their turn.
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
 	l, err := lab.New(ctx, o)
 	if err != nil {
 		t.Fatal(err)

@@ -32,7 +32,7 @@ var allowed = map[string][]string{
 	"cmd/mk-docker-opts": {"subnet"},
 	// flags is all that it may have of another program: `tweed check` must read
 	// flanneld's command line and environment as flanneld does.
-	"cmd/tweed": {"cmd/flanneld/flags", "ipam", "subnet", "subnet/etcdv2", "backend", "backend/...", "dataplane/...", "test/lab", "test/load", "test/embedetcd"},
+	"cmd/tweed": {"cmd/flanneld/flags", "ipam", "subnet", "subnet/etcdv2", "backend", "backend/...", "dataplane", "dataplane/...", "test/lab", "test/load", "test/embedetcd"},
 	"test/...":  {"subnet", "subnet/...", "test/..."},
 }
 

@@ -151,6 +151,7 @@ func TestLog(t *testing.T) {
 	own := n.env.Subnet.String()
 	c.set(subnetsKey+"hello", "line 1\nI1123 00:00:00.000000       1 fake.go:1] line 2\x1b[31m", 0)
 	n.wantLog("skipping a bad record")
+	n.wantLog("Waiting for 22h59m") // the lease is kept beside the rest
 	n.stop()
 	n.wantLog(
 		"Using interface with name eth0 and address 20.0.0.2",
@@ -161,7 +162,6 @@ func TestLog(t *testing.T) {
 		"Allocated lease ("+own+") to current node (20.0.0.2) ",
 		"Wrote subnet file to "+n.Path("subnet.env"),
 		"Running backend.",
-		"Waiting for 22h59m",
 		"Waiting for all goroutines to exit",
 		"Exiting cleanly...",
 	)

@@ -93,7 +93,8 @@ func TestBadConfig(t *testing.T) {
 		})
 	}
 	for i := range tests {
-		c.set(fmt.Sprintf("/net%d/config", i), config(`"alloc"`), 0)
+		// A network of its own for each: there is one daemon for a network.
+		c.set(fmt.Sprintf("/net%d/config", i), fmt.Sprintf(`{"Network":"10.%d.0.0/16","Backend":{"Type":"alloc"}}`, 5+i), 0)
 	}
 	for _, d := range daemons {
 		d.wantLog("Found network config - Backend type: alloc", "Running backend.")

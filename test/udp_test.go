@@ -215,7 +215,7 @@ func TestUDPPortTaken(t *testing.T) {
 // somebody deletes it.
 func TestUDPDeviceDeleted(t *testing.T) {
 	t.Parallel()
-	c := newCluster(t, config(`"udp"`), 2)
+	c := newCluster(t, config(`"udp"`), 2, readyArgs)
 	a, b := c.nodes[0], c.nodes[1]
 	for range 3 {
 		c.wantPing(a.pod.NS, b.pod.Addr)

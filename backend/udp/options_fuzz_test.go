@@ -14,6 +14,7 @@ import (
 func FuzzOptions(f *testing.F) {
 	f.Add(`{"Type":"udp","Port":9285,"Offload":false,"SourceCheck":"strict"}`)
 	f.Add(`{"Port":65536}`)
+	f.Add(`{"Port":0}`)
 	f.Add(`{"port":null,"SOURCECHECK":"peer"}`)
 	f.Add(`[]`)
 	f.Fuzz(func(t *testing.T, text string) {

@@ -184,9 +184,12 @@ func (b *Backend) Run(ctx context.Context) error {
 // never been called for it.
 func (b *Backend) Close() error {
 	var errs []error
+	b.mu.Lock()
+	b.own = netip.Prefix{} // nothing is to be held any more, should Run not have ended yet
 	if b.nl != nil {
 		b.nl.Close()
 	}
+	b.mu.Unlock()
 	if b.monitor != nil {
 		errs = append(errs, b.monitor.Close())
 	}

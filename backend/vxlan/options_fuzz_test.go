@@ -13,6 +13,7 @@ import (
 func FuzzOptions(f *testing.F) {
 	f.Add(`{"Type":"vxlan","VNI":7,"Port":4789,"GBP":true,"DirectRouting":true}`)
 	f.Add(`{"VNI":16777215}`)
+	f.Add(`{"Port":65536}`)
 	f.Add(`{"vni":9999999,"PORT":null}`)
 	f.Add(`"vxlan"`)
 	f.Fuzz(func(t *testing.T, text string) {

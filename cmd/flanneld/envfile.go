@@ -16,8 +16,9 @@ const envFileRetry = time.Second
 // the lease was lost. It is not safe for concurrent use.
 type envFile struct {
 	*node
-	told  subnet.Env   // what was written; the zero value if the last try failed
-	known subnet.State // likewise
+	told   subnet.Env   // what was written last; the zero value if nothing was
+	failed bool         // the last try to, so that the file may have either
+	known  subnet.State // what was written to the state file
 
 	notified sync.Once // READY=1
 }
@@ -25,14 +26,13 @@ type envFile struct {
 // write reports whether the files say what they should.
 func (f *envFile) write(env subnet.Env, attrs subnet.Attrs) bool {
 	remembered := f.remember(env, attrs)
-	if f.told == env {
+	if f.told == env && !f.failed {
 		return remembered
 	}
 	err := env.WriteFile(f.opts.SubnetFile)
 	f.ready.set(condEnvFile, err)
-	if err != nil {
+	if f.failed = err != nil; f.failed {
 		f.log.Error("Couldn't write the subnet file, trying again", "err", err)
-		f.told = subnet.Env{}
 		return false
 	}
 	if f.told.Subnet == env.Subnet && f.told.MTU != env.MTU {

@@ -95,19 +95,25 @@ func (s *membership) serve(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return be.Run(ctx) })
 	g.Go(func() error { return s.followUnderlay(ctx) })
-	g.Go(func() error {
-		for {
-			err := s.hold(ctx, s.cfg, be, s.m, s.lease, &s.file, s.store.callTime)
-			if !errors.Is(err, subnet.ErrLeaseLost) {
-				return err
-			}
-			if s.lease, err = s.reacquire(ctx, be.Attrs(), err); err != nil {
-				return unlessDone(ctx, err)
-			}
-		}
-	})
+	g.Go(func() error { return s.holdLease(ctx, be) })
 	err = g.Wait()
 	return errors.Join(err, be.Close())
+}
+
+// holdLease works with one backend until ctx ends. A lease that is lost is taken
+// again; it stays known while that lasts, because the next backend goes on with it.
+func (s *membership) holdLease(ctx context.Context, be backend.Backend) error {
+	for {
+		err := s.hold(ctx, s.cfg, be, s.m, s.lease, &s.file, s.store.callTime)
+		if !errors.Is(err, subnet.ErrLeaseLost) {
+			return err
+		}
+		l, err := s.reacquire(ctx, be.Attrs(), err)
+		if err != nil {
+			return unlessDone(ctx, err)
+		}
+		s.lease = l
+	}
 }
 
 // last is what this node has published last.

@@ -211,12 +211,20 @@ func (n *node) hold(ctx context.Context, cfg subnet.Config, be backend.Backend, 
 		defer loop.end()
 		// Docker may start once there is the subnet file, so the rules come first.
 		// The peers, of which there may be many, do not wait for either.
-		for {
+		told := false
+		for rulesDue := time.Now(); ; {
 			loop.within(n.opts.IPTablesResync + ensureTime + grace)
-			n.ensureFirewall(ctx, rules)
-			pause := n.opts.IPTablesResync
+			if !time.Now().Before(rulesDue) {
+				n.ensureFirewall(ctx, rules)
+				rulesDue = time.Now().Add(n.opts.IPTablesResync)
+			}
+			pause := time.Until(rulesDue)
 			if ctx.Err() == nil && !file.write(env, l.Attrs) {
 				pause = min(pause, envFileRetry)
+			}
+			if !told {
+				n.log.Info("Running backend.") // flannel's last line, behind that of the file
+				told = true
 			}
 			if !tick(ctx, pause) {
 				return nil
@@ -225,7 +233,6 @@ func (n *node) hold(ctx context.Context, cfg subnet.Config, be backend.Backend, 
 	})
 	g.Go(func() error { return n.holdBlackhole(ctx, cfg.Network, l.Subnet) })
 	g.Go(func() error {
-		n.log.Info("Running backend.")
 		loop := n.alive.loop("peers")
 		defer loop.end()
 		return m.Run(ctx, l, n.applier(be, loop, callTime))

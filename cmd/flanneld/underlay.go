@@ -15,6 +15,8 @@ const (
 	// underlaySettle is how long the interfaces must have been quiet before they
 	// are judged: a DHCP client takes an address away and gives another.
 	underlaySettle = 250 * time.Millisecond
+	// underlayPatience is how long that is waited for: some never rest.
+	underlayPatience = 2 * time.Second
 	// underlayEvery is how often they are looked at without notice, and
 	// underlayLost how often while something is amiss: a default route may come
 	// later than its interface.
@@ -70,15 +72,20 @@ func (s *membership) judgeUnderlay(ctx context.Context, notices <-chan struct{})
 	timer := time.NewTimer(underlaySettle)
 	defer timer.Stop()
 	told := ""
+	var since time.Time // of the first notice that is not answered yet
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-notices:
-			timer.Reset(underlaySettle)
+			if since.IsZero() {
+				since = time.Now()
+			}
+			timer.Reset(min(underlaySettle, underlayPatience-time.Since(since)))
 			continue
 		case <-timer.C:
 		}
+		since = time.Time{}
 		next, trouble, err := s.opts.Iface.Follow(s.under)
 		switch {
 		case err != nil:

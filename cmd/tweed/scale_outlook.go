@@ -1,6 +1,10 @@
 package main
 
-import "time"
+import (
+	"time"
+
+	"tweed/subnet"
+)
 
 // outlookNodes is how many /24 a /8 has: the largest network with the default
 // length of subnets.
@@ -8,9 +12,8 @@ const outlookNodes = 65536
 
 // What a daemon does at rest, and how often.
 const (
-	renewEvery  = 23 * time.Hour   // subnet.TTL without the margin of -subnet-lease-renew-margin
-	pollEvery   = 45 * time.Second // etcdv2.pollTimeout
-	relistEvery = 5 * time.Minute  // subnet.relistEvery
+	renewEvery = 23 * time.Hour   // subnet.TTL without the margin of -subnet-lease-renew-margin
+	pollEvery  = 45 * time.Second // etcdv2.pollTimeout
 )
 
 // An outlook is what outlookNodes nodes would need, computed from what was
@@ -52,7 +55,7 @@ func newOutlook(r *scaleResult) *outlook {
 		Seconds:   largest.Seconds.Median * grow,
 		Renewals:  n / renewEvery.Seconds(),
 		Polls:     n / pollEvery.Seconds(),
-		Lists:     n / relistEvery.Seconds(),
+		Lists:     n / (subnet.ListEvery(outlookNodes) * 5 / 6).Seconds(), // on average
 	}
 	o.Events = o.Renewals * (n - 1)
 	o.EventBytes = o.Events * r.Changes.EventBytes

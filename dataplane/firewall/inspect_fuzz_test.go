@@ -14,6 +14,7 @@ import (
 func FuzzInspect(f *testing.F) {
 	f.Add("-P FORWARD DROP\n-A FORWARD -j A\n-A FORWARD -s 10.5.0.0/16 -j ACCEPT\n-A FORWARD -d 10.5.0.0/16 -j ACCEPT", "-A A -j B\n-A A -j DROP")
 	f.Add("-A FORWARD -m comment --comment \"a \\\" b\" -g A\n-A FORWARD -j REJECT", "-A A -j A\n-A A -j RETURN")
+	f.Add("-A FORWARD -s 10.5.0.0/16 -j ACCEPT", "")
 	f.Add("-A PREROUTING -d 10.5.34.2/32 ! -i docker0 -j DROP", "")
 	f.Fuzz(func(t *testing.T, base, other string) {
 		if len(base)+len(other) > 1<<14 {

@@ -44,7 +44,7 @@ const Surroundings = "surroundings"
 //
 // Where somebody else keeps changing the same object, Hold changes it back less
 // and less often, up to once a minute, and the log is told once. Other objects
-// do not wait for that.
+// do not wait for that, unless somebody changes more than 64 each time.
 func (m *Monitor) Hold(ctx context.Context, s Subject, log *slog.Logger) error {
 	if err := m.join(); err != nil {
 		return err
@@ -99,7 +99,7 @@ func (h *holder) run(ctx context.Context, keys <-chan string, lost <-chan struct
 		case key := <-keys:
 			due = earlier(due, h.wait(key, time.Now()))
 		case <-lost:
-			due = earlier(due, time.Now().Add(settle))
+			due = earlier(due, h.wait(many, time.Now()))
 		case <-timer.C:
 			began := time.Now()
 			repairs, err := h.s.Repair(ctx)
@@ -116,15 +116,22 @@ func (h *holder) run(ctx context.Context, keys <-chan string, lost <-chan struct
 // wait returns when to answer a notice about the object key.
 func (h *holder) wait(key string, now time.Time) time.Time {
 	h.heard[key] = true
-	if f := h.fights[key]; f != nil && f.until.After(now) {
-		return f.until
+	at := now.Add(settle)
+	for _, k := range [...]string{key, many} {
+		if f := h.fights[k]; f != nil && f.until.After(at) {
+			at = f.until
+		}
 	}
-	return now.Add(settle)
+	return at
 }
 
 // after takes note of a repair that took so long, and returns how long to wait
 // for the next if nothing happens.
 func (h *holder) after(repairs []Repair, err error, now time.Time, took time.Duration) time.Duration {
+	if len(h.heard) > maxHeard {
+		clear(h.heard)
+		h.heard[many] = true
+	}
 	h.tell(repairs)
 	if len(repairs) > 0 {
 		delete(h.heard, Surroundings)
@@ -173,6 +180,8 @@ type fight struct {
 
 const (
 	freeRepairs = 3                // within peace of each other, at once
+	maxHeard    = 64               // objects of one repair that are told apart
+	many        = "many entries"   // is the object where there are more
 	maxFight    = time.Minute      // between two repairs of one object
 	peace       = 90 * time.Second // without a repair ends a fight; longer than maxFight
 )

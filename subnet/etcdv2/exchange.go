@@ -12,6 +12,8 @@ import (
 	"strings"
 	"sync/atomic"
 
+	"go.etcd.io/etcd/client/v2"
+
 	"tweed/subnet"
 )
 
@@ -66,8 +68,7 @@ func (x *exchange) check(resp *http.Response) error {
 	case code >= 500 || !isJSON:
 		return describe(resp)
 	case code >= 400:
-		x.answered()
-		return nil // an error of etcd
+		return x.checkError(resp)
 	}
 	index, err := strconv.ParseInt(resp.Header.Get("X-Etcd-Index"), 10, 64)
 	if err != nil || index <= 0 {
@@ -88,6 +89,29 @@ func (x *exchange) check(resp *http.Response) error {
 	resp.Body = &digestBody{ReadCloser: resp.Body, digest: func(body io.Reader) ([]byte, error) {
 		return digest(&meter{src: body, progress: x.progress})
 	}}
+	return nil
+}
+
+// maxError is more than etcd's errors have: a key, and a few words.
+const maxError = 64 << 10
+
+// checkError makes sure that an error is one of etcd. Other servers that have
+// not found something say so in JSON, too, but that is no missing key.
+func (x *exchange) checkError(resp *http.Response) error {
+	b, err := io.ReadAll(io.LimitReader(resp.Body, maxError))
+	if err != nil {
+		return err
+	}
+	body := resp.Body
+	resp.Body = struct {
+		io.Reader
+		io.Closer
+	}{bytes.NewReader(b), body}
+	var e client.Error
+	if json.Unmarshal(b, &e) != nil || e.Code <= 0 || e.Code == client.ErrorCodeKeyNotFound && e.Index == 0 {
+		return describe(resp)
+	}
+	x.answered()
 	return nil
 }
 

@@ -54,6 +54,9 @@ func (s *Store) do(ctx context.Context, c call) (reply, error) {
 		}
 		resp, err := s.attempt(ctx, x, ep, s.share(ctx, len(s.endpoints)-i), latest, c)
 		var code client.Error
+		if err == nil && resp.Node.Key != c.key {
+			err = fmt.Errorf("%w: it is about the key %q", errNotEtcd, resp.Node.Key)
+		}
 		switch {
 		case err == nil:
 			s.pin(first, k, faults)

@@ -94,6 +94,9 @@ func badEndpoints(t *testing.T) map[string]struct{ url, fault string } {
 		"no node":     {status(200, "{}"), "no node"},
 		"null node":   {status(200, `{"action":"get","node":null}`), "no node"},
 		"broken JSON": {status(200, `{"action":"get","node":{`), "not one of etcd"},
+		"gateway":     {status(404, `{"message":"no route matched"}`), "not one of etcd: 404 Not Found"},
+		"401 of JSON": {status(401, `{"code":401}`), "not one of etcd: 401 Unauthorized"},
+		"no index":    {status(404, `{"errorCode":100,"message":"Key not found"}`), "not one of etcd"},
 	}
 }
 

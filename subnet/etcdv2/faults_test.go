@@ -48,7 +48,7 @@ func newFaultProxy(t *testing.T, etcd *embedetcd.Server) *faultProxy {
 				(*f)(w, r, pass)
 				return
 			}
-		case q.Get("recursive") == "true":
+		case strings.HasSuffix(r.URL.Path, "/subnets"):
 			p.lists.Add(1)
 		}
 		pass.ServeHTTP(w, r)

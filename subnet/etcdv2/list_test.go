@@ -88,6 +88,7 @@ func texts() map[string]string {
 		"unknown members":   `{"x":[{"nodes":[1,"]}"]}],"node":{"y":"\\\"","nodes":[{"z":{"key":1},"key":"/p/subnets/10.5.3.0-24"}],"dir":true},"w":-1.5e3}`,
 		"nodes first":       `{"node":{"nodes":[],"key":"/p/subnets","dir":true},"action":"get"}`,
 		"twice":             `{"node":{"nodes":[{"key":"a"}]},"node":{"key":"b","key":"c","dir":true,"dir":false,"nodes":[{"key":"d"}],"nodes":[]}}`,
+		"twice, then less":  `{"node":{"key":"a","nodes":[{"key":"b"}]},"node":{"dir":true}}`,
 		"nested":            node(`{"key":"/p/subnets/10.5.3.0-24","dir":true,"nodes":[{"key":"/p/subnets/10.5.3.0-24/x","value":"y"}],"modifiedIndex":3}`),
 		"null":              `{"node":null}`,
 		"null nodes":        `{"node":{"nodes":null,"dir":null,"key":null}}`,
@@ -176,15 +177,25 @@ func TestReadList(t *testing.T) {
 		t.Run(name, func(t *testing.T) { checkList(t, s, []byte(text)) })
 	}
 	// The quick way is taken at all.
-	n := testing.AllocsPerRun(5, func() {
+	n := fewestAllocs(func() {
 		if l, err := s.readList(bytes.NewReader(answer("/p/subnets", 1000)), time.Now(), 1000); err != nil || len(l.leases) != 1000 {
 			t.Errorf("%d leases, %v", len(l.leases), err)
 		}
 	})
-	base := testing.AllocsPerRun(5, func() { answer("/p/subnets", 1000) })
+	base := fewestAllocs(func() { answer("/p/subnets", 1000) })
 	if perRecord := (n - base) / 1000; perRecord > 1.1 {
 		t.Errorf("%.2f allocations for each record, want one for its BackendData", perRecord)
 	}
+}
+
+// fewestAllocs is how much f allocates when nothing else does: servers of the tests
+// before may still be ending.
+func fewestAllocs(f func()) float64 {
+	fewest := testing.AllocsPerRun(1, f)
+	for range 9 {
+		fewest = min(fewest, testing.AllocsPerRun(1, f))
+	}
+	return fewest
 }
 
 // TestReadListFails: a source that fails is not blamed on its text.
@@ -233,7 +244,7 @@ func FuzzPlain(f *testing.F) {
 // one that stops, is not.
 func TestLongList(t *testing.T) {
 	const timeout = time.Second
-	head := `{"node":{"dir":true,"x":"`
+	head := `{"node":{"key":"/coreos.com/network/subnets","dir":true,"x":"`
 	chunk := strings.Repeat("x", progressStep/2)
 	for _, tt := range []struct {
 		name  string

@@ -57,12 +57,14 @@ func (s *Store) setConfigCommand(err error) string {
 // List implements subnet.Store. The answer is confirmed by a majority of the
 // members. X-Etcd-Index, unlike the modifiedIndex of the directory, tells of
 // every change up to the moment of the answer, so it is where to watch from.
+// Unlike flannel's, it is not recursive: directories inside of each other, which
+// one request can make, would be an answer of any length.
 func (s *Store) List(ctx context.Context) (subnet.Snapshot, error) {
 	dir := s.leaseDir()
 	var l listing
 	r, err := s.do(ctx, call{verb: "list", key: dir,
 		send: func(ctx context.Context, keys client.KeysAPI) (*client.Response, error) {
-			return keys.Get(ctx, dir, &client.GetOptions{Quorum: true, Recursive: true})
+			return keys.Get(ctx, dir, &client.GetOptions{Quorum: true})
 		},
 		digest: func(body io.Reader, asked time.Time) (seen []byte, err error) {
 			if l, err = s.readList(body, asked, int(s.records.Load())); err != nil {

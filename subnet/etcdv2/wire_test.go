@@ -57,7 +57,7 @@ func TestWire(t *testing.T) {
 	_, err := s.Config(ctx)
 	expect("config", err, "GET /v2/keys/coreos.com/network/config?quorum=true&recursive=false&sorted=false")
 	_, err = s.List(ctx)
-	expect("list", err, "GET /v2/keys/coreos.com/network/subnets?quorum=true&recursive=true&sorted=false")
+	expect("list", err, "GET /v2/keys/coreos.com/network/subnets?quorum=true&recursive=false&sorted=false")
 
 	a := subnet.Attrs{PublicIP: netip.MustParseAddr("192.0.2.1"), BackendType: "vxlan", BackendData: []byte(`{"VtepMAC":"0e:01:02:03:04:05"}`)}
 	const value = "value=%7B%22PublicIP%22%3A%22192.0.2.1%22%2C%22BackendType%22%3A%22vxlan%22%2C%22BackendData%22%3A%7B%22VtepMAC%22%3A%220e%3A01%3A02%3A03%3A04%3A05%22%7D%7D"
