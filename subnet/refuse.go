@@ -200,10 +200,19 @@ func (t *table) judgeMisfits(fits, misfits []Lease, verdicts map[netip.Prefix]ve
 	for _, l := range fits {
 		serve(l)
 	}
-	slices.SortFunc(misfits, func(a, b Lease) int {
-		return cmp.Or(t.rank(a)-t.rank(b), cmp.Compare(a.Revision, b.Revision), compareSubnets(a.Subnet, b.Subnet))
+	type ranked struct {
+		*Lease
+		rank int
+	}
+	order := make([]ranked, len(misfits)) // there may be as many as there are peers
+	for i := range misfits {
+		order[i] = ranked{&misfits[i], t.rank(misfits[i])}
+	}
+	slices.SortFunc(order, func(a, b ranked) int {
+		return cmp.Or(a.rank-b.rank, cmp.Compare(a.Revision, b.Revision), compareSubnets(a.Subnet, b.Subnet))
 	})
-	for _, l := range misfits {
+	for _, r := range order {
+		l := *r.Lease
 		b := blockOf(l.Subnet)
 		t.misfits.add(b)
 		var why reason

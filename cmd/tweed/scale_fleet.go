@@ -16,9 +16,9 @@ import (
 	"tweed/test/lab"
 )
 
-// fleetConfig leaves 10.255.0.0/16 to the daemons that run, and all below to
-// the fleet.
-const fleetConfig = `{"Network":"10.0.0.0/8","SubnetLen":24,"SubnetMin":"10.255.0.0","SubnetMax":"10.255.255.0","Backend":{"Type":"vxlan"}}`
+// fleetConfig has the fleet from 10.1.0.0 on. A daemon that runs takes one of the
+// first hundred subnets that are free, which are below.
+const fleetConfig = `{"Network":"10.0.0.0/8","SubnetLen":24,"Backend":{"Type":"vxlan"}}`
 
 // fleetMax is how many nodes a fleet can have: 10.1.0.0/24 to 10.254.255.0/24.
 const fleetMax = 254 << 8
