@@ -7,7 +7,8 @@ import (
 	"time"
 )
 
-// junkFloor is the part of its throughput that the stream must keep.
+// junkFloor is what the stream must keep, of what a flood leaves that nobody
+// reads.
 const junkFloor = 0.5
 
 // junkResult is what junk.json holds and -json prints.
@@ -23,7 +24,7 @@ type junkResult struct {
 	Quick   bool          `json:"quick"` // such a run is no proof
 	Rounds  int           `json:"rounds"`
 	Seconds float64       `json:"window_seconds"`
-	Floor   float64       `json:"floor"` // of vs_quiet
+	Floor   float64       `json:"floor"` // of vs_sink
 	Floods  []floodResult `json:"floods"`
 }
 
@@ -78,7 +79,7 @@ func (r *junkResult) evaluate() {
 		f.VsQuiet = ratios(f.Stream.Rounds, r.flood(junkQuiet).Stream.Rounds)
 		if sink := r.flood(junkSink); f.Name != junkSink && sink != nil {
 			f.VsSink = ratios(f.Stream.Rounds, sink.Stream.Rounds)
-			f.State = floor{AtLeast: r.Floor}.judge(f.VsQuiet).State
+			f.State = floor{AtLeast: r.Floor}.judge(f.VsSink).State
 		}
 	}
 }
@@ -96,7 +97,7 @@ func reportJunk(w io.Writer, r *junkResult) {
 	if r.Quick {
 		fmt.Fprint(w, "A quick run shows that all works. Its figures are no proof.\n")
 	}
-	fmt.Fprintf(w, "\n== The stream, the flood, and what is left of the stream (at least %.2f of quiet is wanted) ==\n\n", r.Floor)
+	fmt.Fprintf(w, "\n== The stream, the flood, and what is left of the stream (at least %.2f of sink is wanted) ==\n\n", r.Floor)
 	lines := []string{"flood\tstream\tjunk\tof quiet\tof sink\tresult"}
 	for _, f := range r.Floods {
 		state := string(f.State)
@@ -110,7 +111,7 @@ func reportJunk(w io.Writer, r *junkResult) {
 		lines = append(lines, fmt.Sprintf("%s\t%s\t%s\t%s\t%s\t%s", f.Name, bitRate(f.Stream.Median), junk, ratioText(f.VsQuiet), ratioText(f.VsSink), state))
 	}
 	table(w, lines)
-	fmt.Fprintf(w, "  The attacker, both hosts and the stream shared %s; sink is what the flood takes from whoever does not even read it.\n", count(r.Machine.Cores, "core"))
+	fmt.Fprintf(w, "  The attacker, both hosts and the stream shared %s; sink is what the flood leaves where nobody even reads it.\n", count(r.Machine.Cores, "core"))
 	reportMachine(w, &benchResult{Machine: r.Machine, Start: r.Start, End: r.End, Command: r.Command, Steal: r.steal()})
 }
 
