@@ -10,8 +10,9 @@ import (
 // address, whatever a fresh choice would be; only when the address has gone is
 // there a choice again, and where that finds nothing, nothing is given up.
 //
-// trouble says what keeps peers from being reached meanwhile; it is empty if
-// nothing is known to.
+// trouble says what keeps peers from being reached by the interface of now; it is
+// empty if nothing is known to. Where there is trouble and next is another
+// interface, that may be for a moment only, in which a DHCP client is at work.
 func (s Selector) Follow(now Underlay) (next Underlay, trouble string, err error) {
 	nics, err := listNICs()
 	if err != nil {
@@ -42,8 +43,12 @@ func (s Selector) Follow(now Underlay) (next Underlay, trouble string, err error
 		}
 		return next, trouble, nil
 	}
-	if next, err := s.Select(slog.New(slog.DiscardHandler)); err == nil {
+	next, err = s.Select(slog.New(slog.DiscardHandler))
+	switch {
+	case err != nil:
+		return now, trouble, nil
+	case next.Name == now.Name:
 		return next, "", nil
 	}
-	return now, trouble, nil
+	return next, trouble, nil
 }

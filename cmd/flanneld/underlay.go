@@ -22,6 +22,9 @@ const (
 	// later than its interface.
 	underlayEvery = 10 * time.Second
 	underlayLost  = time.Second
+	// underlayElsewhere is how long the interface must have been without the
+	// address before another one is taken.
+	underlayElsewhere = 30 * time.Second
 )
 
 // A movedError says that the underlay has changed, so that the backend has to be
@@ -73,6 +76,7 @@ func (s *membership) judgeUnderlay(ctx context.Context, notices <-chan struct{})
 	defer timer.Stop()
 	told := ""
 	var since time.Time // of the first notice that is not answered yet
+	var amiss time.Time // since when there is trouble
 	for {
 		select {
 		case <-ctx.Done():
@@ -87,9 +91,15 @@ func (s *membership) judgeUnderlay(ctx context.Context, notices <-chan struct{})
 		}
 		since = time.Time{}
 		next, trouble, err := s.opts.Iface.Follow(s.under)
+		if trouble == "" {
+			amiss = time.Time{}
+		} else if amiss.IsZero() {
+			amiss = time.Now()
+		}
 		switch {
 		case err != nil:
 			trouble = err.Error()
+		case next.Name != s.under.Name && time.Since(amiss) < underlayElsewhere:
 		case next != s.under:
 			s.tellMoved(next)
 			return &movedError{s.under, next}
