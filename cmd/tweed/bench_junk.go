@@ -148,42 +148,26 @@ func newJunkBench(o junkOptions, p *progress) *junkBench {
 	return &junkBench{benchmark: newBenchmark(o.benchOptions, p), opts: o}
 }
 
+// whole is one run from the first host to the report; it returns the exit status.
 func (b *junkBench) whole(ctx context.Context, stdout, stderr io.Writer) int {
-	defer tellSignal(ctx, b.progress, "bench")()
 	base, r := newBenchResult(b.opts.benchOptions), newJunkResult(b.opts)
-	base.Err = b.run(ctx, base, r)
-	interrupted := ctx.Err() != nil && base.Err != nil
-	if err := b.remove(base, interrupted); err != nil {
-		base.Err = errors.Join(base.Err, fmt.Errorf("remove the hosts: %w", err))
-	}
-	if interrupted {
-		return exitInterrupted
-	}
-	r.End, r.Machine, r.Logs, r.OK = now(), base.Machine, base.Logs, base.Err == nil
-	r.evaluate()
-	status := exitOK
-	if base.Err != nil {
-		r.Error = base.Err.Error()
-		fmt.Fprintf(stderr, "\ntweed bench: FAILED: %v\n", base.Err)
-		reportCause(stderr, base.Err, r.Logs)
-		status = exitFailed
-	}
-	if b.opts.check && r.missed() {
-		status = exitFailed
-	}
-	path := filepath.Join(b.opts.out, "junk.json")
-	err := writeFile(path, func(w io.Writer) error { return writeJSON(w, r) })
-	if b.opts.json {
-		err = errors.Join(err, writeJSON(stdout, r))
-	} else {
-		reportJunk(stdout, r)
-		fmt.Fprintf(stdout, "  wrote %s\n", path)
-	}
-	if err != nil {
-		fmt.Fprintf(stderr, "tweed bench: %v\n", err)
-		return exitFailed
-	}
-	return status
+	return measuring{
+		result: &r.runResult,
+		check:  b.opts.check,
+		run: func(ctx context.Context) error {
+			err := b.run(ctx, base, r)
+			r.Machine = base.Machine
+			return err
+		},
+		lab:      func() *lab.Lab { return b.lab },
+		evaluate: r.evaluate,
+		missed:   r.missed,
+		tell: func() error {
+			path := filepath.Join(b.opts.out, "junk.json")
+			err := writeFile(path, func(w io.Writer) error { return writeJSON(w, r) })
+			return tellResult(stdout, b.opts.json, r, []string{path}, err, func(w io.Writer) { reportJunk(w, r) })
+		},
+	}.whole(ctx, b.progress, stderr)
 }
 
 func (b *junkBench) run(ctx context.Context, base *benchResult, r *junkResult) error {

@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"io"
 	"slices"
-	"time"
 )
 
 // junkFloor is what the stream must keep, of what a flood leaves that nobody
@@ -13,14 +12,7 @@ const junkFloor = 0.5
 
 // junkResult is what junk.json holds and -json prints.
 type junkResult struct {
-	Schema  int           `json:"schema"`
-	OK      bool          `json:"ok"` // all was measured; the floor tells for itself
-	Error   string        `json:"error,omitempty"`
-	Logs    string        `json:"logs,omitempty"`
-	Command string        `json:"command"`
-	Start   time.Time     `json:"start"`
-	End     time.Time     `json:"end"`
-	Machine machine       `json:"machine"`
+	runResult
 	Quick   bool          `json:"quick"` // such a run is no proof
 	Rounds  int           `json:"rounds"`
 	Seconds float64       `json:"window_seconds"`
@@ -42,8 +34,8 @@ type floodResult struct {
 
 func newJunkResult(o junkOptions) *junkResult {
 	return &junkResult{
-		Schema: 1, Command: o.command, Start: now(),
-		Quick: o.quick, Rounds: o.rounds, Seconds: o.window.Seconds(), Floor: junkFloor,
+		runResult: runResult{Schema: 1, Command: o.command, Start: now()},
+		Quick:     o.quick, Rounds: o.rounds, Seconds: o.window.Seconds(), Floor: junkFloor,
 	}
 }
 
@@ -112,7 +104,7 @@ func reportJunk(w io.Writer, r *junkResult) {
 	}
 	table(w, lines)
 	fmt.Fprintf(w, "  The attacker, both hosts and the stream shared %s; sink is what the flood leaves where nobody even reads it.\n", count(r.Machine.Cores, "core"))
-	reportMachine(w, &benchResult{Machine: r.Machine, Start: r.Start, End: r.End, Command: r.Command, Steal: r.steal()})
+	reportMachine(w, &benchResult{runResult: r.runResult, Steal: r.steal()})
 }
 
 // steal is the mean over all measurements, in percent of all processors.

@@ -5,27 +5,17 @@ import (
 	"time"
 )
 
-// benchSchema is the version of the form of bench.json: a higher one may have
-// other fields, or give them another meaning.
+// benchSchema is the version of the form of bench.json.
 const benchSchema = 1
 
 // benchResult is what bench.json holds and -json prints.
 type benchResult struct {
-	Schema  int            `json:"schema"`
-	OK      bool           `json:"ok"` // all was measured; the floors tell for themselves
-	Error   string         `json:"error,omitempty"`
-	Logs    string         `json:"logs,omitempty"` // the directory, if it was kept
-	Command string         `json:"command"`
-	Start   time.Time      `json:"start"`
-	End     time.Time      `json:"end"`
-	Machine machine        `json:"machine"`
+	runResult
 	Options optionsResult  `json:"options"`
 	Steal   float64        `json:"steal_percent"` // of all processors, over all measurements
 	Tests   []testResult   `json:"tests"`
 	Memory  []memoryResult `json:"memory"`
 	Floors  []floor        `json:"floors"`
-
-	Err error `json:"-"`
 }
 
 // machine is what the figures depend on.
@@ -76,9 +66,7 @@ type memoryResult struct {
 
 func newBenchResult(o benchOptions) *benchResult {
 	return &benchResult{
-		Schema:  benchSchema,
-		Command: o.command,
-		Start:   now(),
+		runResult: runResult{Schema: benchSchema, Command: o.command, Start: now()},
 		Options: optionsResult{
 			Quick:    o.quick,
 			Rounds:   o.rounds,

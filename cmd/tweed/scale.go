@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 
@@ -20,54 +19,21 @@ type scaling struct {
 	hosts   int // started on so far
 }
 
-// whole measures, reports, and removes the lab, as benchmark.whole does.
+// whole is one run from the first host to the report; it returns the exit status.
 func (s *scaling) whole(ctx context.Context, stdout, stderr io.Writer) int {
-	defer tellSignal(ctx, s.progress, "bench")()
 	r := newScaleResult(s.opts)
-	r.Err = s.run(ctx, r)
-	interrupted := ctx.Err() != nil && r.Err != nil
-	var err error
-	if r.Logs, err = removeLab(s.lab, s.progress, r.Err != nil && !interrupted); err != nil {
-		err = fmt.Errorf("remove the hosts: %w", err)
-		r.Err = errors.Join(r.Err, err)
-	}
-	if interrupted {
-		if err != nil {
-			fmt.Fprintf(stderr, "tweed bench: %v\n", err)
-		}
-		return exitInterrupted
-	}
-	r.End = now()
-	r.evaluate()
-	r.OK = r.Err == nil
-	status := exitOK
-	if r.Err != nil {
-		r.Error = r.Err.Error()
-		fmt.Fprintf(stderr, "\ntweed bench: FAILED: %v\n", r.Err)
-		reportCause(stderr, r.Err, r.Logs)
-		status = exitFailed
-	}
-	if s.opts.check && r.missed() {
-		status = exitFailed
-	}
-	if err := s.tell(r, stdout); err != nil {
-		fmt.Fprintf(stderr, "tweed bench: %v\n", err)
-		return exitFailed
-	}
-	return status
-}
-
-// tell prints and writes the result.
-func (s *scaling) tell(r *scaleResult, stdout io.Writer) error {
-	written, err := writeOutput(s.opts.out, "scale.json", r, scaleCharts(r))
-	if s.opts.json {
-		return errors.Join(err, writeJSON(stdout, r))
-	}
-	reportScale(stdout, r)
-	for _, path := range written {
-		fmt.Fprintf(stdout, "  wrote %s\n", path)
-	}
-	return err
+	return measuring{
+		result:   &r.runResult,
+		check:    s.opts.check,
+		run:      func(ctx context.Context) error { return s.run(ctx, r) },
+		lab:      func() *lab.Lab { return s.lab },
+		evaluate: r.evaluate,
+		missed:   r.missed,
+		tell: func() error {
+			written, err := writeOutput(s.opts.out, "scale.json", r, scaleCharts(r))
+			return tellResult(stdout, s.opts.json, r, written, err, func(w io.Writer) { reportScale(w, r) })
+		},
+	}.whole(ctx, s.progress, stderr)
 }
 
 // run fills in r as far as it comes.

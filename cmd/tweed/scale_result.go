@@ -10,14 +10,7 @@ const scaleSchema = 1
 
 // scaleResult is what scale.json holds and -scale -json prints.
 type scaleResult struct {
-	Schema  int                `json:"schema"`
-	OK      bool               `json:"ok"` // all was measured; the limits tell for themselves
-	Error   string             `json:"error,omitempty"`
-	Logs    string             `json:"logs,omitempty"` // the directory, if it was kept
-	Command string             `json:"command"`
-	Start   time.Time          `json:"start"`
-	End     time.Time          `json:"end"`
-	Machine machine            `json:"machine"`
+	runResult
 	Options scaleOptionsResult `json:"options"`
 	Starts  []startResult      `json:"starts"`
 	Changes *changesResult     `json:"changes,omitempty"`
@@ -25,8 +18,6 @@ type scaleResult struct {
 	Crowds  []crowdResult      `json:"crowds"`
 	Outlook *outlook           `json:"outlook,omitempty"`
 	Limits  []limit            `json:"limits"`
-
-	Err error `json:"-"`
 }
 
 type scaleOptionsResult struct {
@@ -144,9 +135,7 @@ type crowdResult struct {
 
 func newScaleResult(o benchOptions) *scaleResult {
 	return &scaleResult{
-		Schema:  scaleSchema,
-		Command: o.command,
-		Start:   now(),
+		runResult: runResult{Schema: scaleSchema, Command: o.command, Start: now()},
 		Options: scaleOptionsResult{
 			Quick:   o.quick,
 			Rounds:  o.rounds,
