@@ -7,7 +7,7 @@ VERSION ?= $(shell git -c safe.directory='*' describe --tags --always --dirty 2>
 LDFLAGS := -s -w $(if $(VERSION),-X main.version=$(VERSION))
 BUILD   := CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags '$(LDFLAGS)'
 ARCHES  ?= amd64 arm64 arm riscv64 ppc64le s390x
-FUZZTIME ?= 30000x
+FUZZTIME ?= 10000x
 
 .NOTPARALLEL: # also with make -j: set-up comes first, and the tests measure time
 .PHONY: help build demo bench scale test root setup fmt vet staticcheck unit fuzz vuln cross integration dist image clean
@@ -47,7 +47,7 @@ staticcheck: ## staticcheck, at the version that go.mod names
 unit: ## unit, conformance and kernel tests of every package, with the race detector
 	go test -race $$(go list ./... | grep -vE '^tweed/test(/e2e|/packaging)?$$')
 
-fuzz: ## every fuzz target, FUZZTIME inputs (30000x) or long (10m) each
+fuzz: ## every fuzz target, FUZZTIME inputs (10000x) or long (10m) each
 	FUZZTIME=$(FUZZTIME) test/fuzz.sh
 
 vuln: ## govulncheck, where its database can be reached; a finding fails

@@ -365,12 +365,18 @@ func (l logging) LogValue() slog.Value {
 func FuzzGlogLine(f *testing.F) {
 	f.Add("message", "key", "value")
 	f.Add("a\nb", "k k", "\x1b\xff\u2028")
+	f.Add(strings.Repeat("\xc4", maxText), "", "")
 	f.Fuzz(func(t *testing.T, msg, key, value string) {
 		var out bytes.Buffer
 		slog.New(newGlogHandler(&out, flags.LogOptions{})).Info(msg, key, value)
 		line, rest, ok := strings.Cut(out.String(), "\n")
-		if m := glogLine.FindStringSubmatch(line); !ok || rest != "" || m == nil || !strings.HasPrefix(m[6], printable(msg)) {
-			t.Errorf("not one glog line: %q", out.String())
+		m := glogLine.FindStringSubmatch(line)
+		if !ok || rest != "" || m == nil || len(m[6]) > maxText+len("...") {
+			t.Fatalf("not one glog line: %q", out.String())
+		}
+		said, cut := strings.CutSuffix(m[6], "...")
+		if want := printable(msg); !strings.HasPrefix(m[6], want) && !(cut && len(m[6]) > maxText && strings.HasPrefix(want, said)) {
+			t.Errorf("%q is told as %q", msg, m[6])
 		}
 	})
 }
