@@ -57,7 +57,7 @@ cross: ## compile for every supported architecture
 	@for a in $(ARCHES); do echo "GOARCH=$$a go build ./cmd/..."; GOARCH=$$a $(BUILD) -o /dev/null ./cmd/... || exit 1; done
 
 integration: build ## the real binaries in network namespaces; packages; the guides' installation with systemd, etcd, docker
-	go test -count=1 -timeout 20m -p 1 ./test ./test/packaging ./test/e2e
+	go test -count=1 -timeout 30m -p 1 ./test ./test/packaging ./test/e2e
 
 dist: ## tarballs, .deb and .rpm for ARCHES in dist/, the same bytes each time (VERSION=...)
 	ARCHES='$(ARCHES)' packaging/dist.sh

@@ -137,7 +137,8 @@ func TestKillUnderTraffic(t *testing.T) {
 				began := time.Now()
 				c.must(a.daemon.Kill())
 				a.start()
-				a.wantLog("Running backend.", "to renew lease")
+				a.wantLog("Running backend.")
+				a.wantLog("to renew lease")
 				for _, s := range streams {
 					s.await(3)
 				}
