@@ -7,7 +7,7 @@ VERSION ?= $(shell git -c safe.directory='*' describe --tags --always --dirty 2>
 LDFLAGS := -s -w $(if $(VERSION),-X main.version=$(VERSION))
 BUILD   := CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags '$(LDFLAGS)'
 ARCHES  ?= amd64 arm64 arm riscv64 ppc64le s390x
-FUZZTIME ?= 10000x
+FUZZTIME ?= 30000x
 
 .NOTPARALLEL: # also with make -j: set-up comes first, and the tests measure time
 .PHONY: help build demo bench scale test root setup fmt vet staticcheck unit fuzz vuln cross integration dist image clean
@@ -47,7 +47,7 @@ staticcheck: ## staticcheck, at the version that go.mod names
 unit: ## unit, conformance and kernel tests of every package, with the race detector
 	go test -race $$(go list ./... | grep -vE '^tweed/test(/e2e|/packaging)?$$')
 
-fuzz: ## every fuzz target, FUZZTIME inputs (10000x) or long (10m) each
+fuzz: ## every fuzz target, FUZZTIME inputs (30000x) or long (10m) each
 	FUZZTIME=$(FUZZTIME) test/fuzz.sh
 
 vuln: ## govulncheck, where its database can be reached; a finding fails
@@ -57,7 +57,7 @@ cross: ## compile for every supported architecture
 	@for a in $(ARCHES); do echo "GOARCH=$$a go build ./cmd/..."; GOARCH=$$a $(BUILD) -o /dev/null ./cmd/... || exit 1; done
 
 integration: build ## the real binaries in network namespaces; packages; the guides' installation with systemd, etcd, docker
-	go test -count=1 -timeout 30m -p 1 ./test ./test/packaging ./test/e2e
+	go test -count=1 -timeout 20m -p 1 ./test ./test/packaging ./test/e2e
 
 dist: ## tarballs, .deb and .rpm for ARCHES in dist/, the same bytes each time (VERSION=...)
 	ARCHES='$(ARCHES)' packaging/dist.sh

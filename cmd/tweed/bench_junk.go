@@ -32,7 +32,7 @@ measures the stream under each kind of junk, and besides:
 All of it shares the processors of this machine. The flood itself, and its way
 through the kernel, take their part of them: that is the ratio of sink to quiet,
 and no receiver can do better. On hosts of their own, the sender of the junk
-would take nothing. So what is judged is the ratio to sink.
+would take nothing.
 
 The kinds of junk:
 
@@ -58,7 +58,7 @@ Flags:
   -kinds LIST       which of the above, separated by commas (default: all)
   -out DIR          for junk.json (default bench-results)
   -json             print the results as JSON instead of tables, for scripts
-  -check            exit with status 1 if less than half of sink is kept
+  -check            exit with status 1 if the stream keeps less than half of quiet
   -flanneld PATH    the daemon to run (default: flanneld beside tweed itself)
 
 Exit status: 0 all was measured, 1 something failed, or with -check missed its

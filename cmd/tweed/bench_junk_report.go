@@ -6,8 +6,8 @@ import (
 	"slices"
 )
 
-// junkFloor is what the stream must keep, of what a flood leaves that nobody
-// reads.
+// junkFloor is the part of its throughput without a flood that the stream must
+// keep.
 const junkFloor = 0.5
 
 // junkResult is what junk.json holds and -json prints.
@@ -16,7 +16,7 @@ type junkResult struct {
 	Quick   bool          `json:"quick"` // such a run is no proof
 	Rounds  int           `json:"rounds"`
 	Seconds float64       `json:"window_seconds"`
-	Floor   float64       `json:"floor"` // of vs_sink
+	Floor   float64       `json:"floor"` // of vs_quiet
 	Floods  []floodResult `json:"floods"`
 }
 
@@ -71,7 +71,7 @@ func (r *junkResult) evaluate() {
 		f.VsQuiet = ratios(f.Stream.Rounds, r.flood(junkQuiet).Stream.Rounds)
 		if sink := r.flood(junkSink); f.Name != junkSink && sink != nil {
 			f.VsSink = ratios(f.Stream.Rounds, sink.Stream.Rounds)
-			f.State = floor{AtLeast: r.Floor}.judge(f.VsSink).State
+			f.State = floor{AtLeast: r.Floor}.judge(f.VsQuiet).State
 		}
 	}
 }
@@ -89,7 +89,7 @@ func reportJunk(w io.Writer, r *junkResult) {
 	if r.Quick {
 		fmt.Fprint(w, "A quick run shows that all works. Its figures are no proof.\n")
 	}
-	fmt.Fprintf(w, "\n== The stream, the flood, and what is left of the stream (at least %.2f of sink is wanted) ==\n\n", r.Floor)
+	fmt.Fprintf(w, "\n== The stream, the flood, and what is left of the stream (at least %.2f of quiet is wanted) ==\n\n", r.Floor)
 	lines := []string{"flood\tstream\tjunk\tof quiet\tof sink\tresult"}
 	for _, f := range r.Floods {
 		state := string(f.State)

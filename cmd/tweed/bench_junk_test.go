@@ -74,17 +74,17 @@ func TestJunkFloor(t *testing.T) {
 	r := newJunkResult(junkOptions{})
 	for range 3 {
 		r.add(junkKind{name: junkQuiet}, sample{bitsPerSecond: 100}, 0)
-		r.add(junkKind{name: junkSink}, sample{bitsPerSecond: 80}, 1e5)
-		r.add(junkKind{name: "byte"}, sample{bitsPerSecond: 40}, 1e5)
+		r.add(junkKind{name: junkSink}, sample{bitsPerSecond: 40}, 1e5)
+		r.add(junkKind{name: "byte"}, sample{bitsPerSecond: 50}, 1e5)
 	}
 	r.evaluate()
-	if r.missed() || r.flood("byte").State != floorMet || r.flood("byte").VsSink.Median != 0.5 || r.flood("byte").VsQuiet.Median != 0.4 || r.flood(junkSink).State != "" {
+	if r.missed() || r.flood("byte").State != floorMet || r.flood("byte").VsSink.Median != 1.25 || r.flood("byte").VsQuiet.Median != 0.5 || r.flood(junkSink).State != "" {
 		t.Errorf("%+v", r.Floods)
 	}
 	r = newJunkResult(junkOptions{})
 	r.add(junkKind{name: junkQuiet}, sample{bitsPerSecond: 100}, 0)
-	r.add(junkKind{name: junkSink}, sample{bitsPerSecond: 80}, 1e5)
-	r.add(junkKind{name: "byte"}, sample{bitsPerSecond: 39}, 1e5)
+	r.add(junkKind{name: junkSink}, sample{bitsPerSecond: 90}, 1e5)
+	r.add(junkKind{name: "byte"}, sample{bitsPerSecond: 49}, 1e5)
 	r.evaluate()
 	var text bytes.Buffer
 	reportJunk(&text, r)
