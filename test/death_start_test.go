@@ -32,7 +32,7 @@ var startPhases = []struct {
 	{"config", "Found network config", 2 * time.Millisecond, []string{"Found network config"}}, // the device may be made here
 	{name: "device", lines: []string{"opened udp backend"}},
 	{name: "lease", lines: []string{"Picking subnet in range", "Allocated lease", "Found lease"}},
-	{name: "firewall", lines: []string{"firewall rules set", "Set the firewall rules"}},
+	{name: "firewall", lines: []string{"Set the firewall rules"}},
 	{"running", "Running backend.", 0, []string{"Running backend.", "to renew lease"}},
 	{name: "file", lines: []string{"Wrote subnet file"}},
 }

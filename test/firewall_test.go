@@ -148,12 +148,14 @@ func TestRulesAreRepaired(t *testing.T) {
 		{"-t nat -F POSTROUTING", "-t nat -A POSTROUTING -s 10.99.0.0/16 -j MASQUERADE"},
 		{"-F FORWARD", "-A FORWARD -s 10.99.0.0/16 -j DROP"},
 	} {
-		for _, args := range damage {
-			n.run("iptables -w 10 %s", args)
-		}
-		if n.rules() == want {
-			t.Fatalf("%q does no damage", damage)
-		}
+		n.freeze(func() {
+			for _, args := range damage {
+				n.run("iptables -w 10 %s", args)
+			}
+			if n.rules() == want {
+				t.Fatalf("%q does no damage", damage)
+			}
+		})
 		c.eventually(fmt.Sprintf("repair of %q", damage), func() error {
 			if have := n.rules(); have != want {
 				return fmt.Errorf("have\n%swant\n%s", have, want)

@@ -212,13 +212,9 @@ func (n *node) hold(ctx context.Context, cfg subnet.Config, be backend.Backend, 
 		// Docker may start once there is the subnet file, so the rules come first.
 		// The peers, of which there may be many, do not wait for either.
 		told := false
-		for rulesDue := time.Now(); ; {
+		for keeper := n.newRulesKeeper(rules); ; {
 			loop.within(n.opts.IPTablesResync + ensureTime + grace)
-			if !time.Now().Before(rulesDue) {
-				n.ensureFirewall(ctx, rules)
-				rulesDue = time.Now().Add(n.opts.IPTablesResync)
-			}
-			pause := time.Until(rulesDue)
+			pause := keeper.step(ctx)
 			if ctx.Err() == nil && !file.write(env, l.Attrs) {
 				pause = min(pause, envFileRetry)
 			}
@@ -254,19 +250,6 @@ func (n *node) applier(be backend.Backend, loop *loop, callTime time.Duration) s
 			n.log.Error("Couldn't bring the kernel to what the peers need, trying again", "err", err)
 		}
 		return err
-	}
-}
-
-func (n *node) ensureFirewall(ctx context.Context, r firewall.Rules) {
-	changed, err := n.fw.Ensure(ctx, r)
-	if ctx.Err() != nil {
-		return
-	}
-	n.ready.set(condFirewall, err)
-	if err != nil {
-		n.log.Error("Couldn't set the firewall rules, trying again", "err", err)
-	} else if changed {
-		n.log.Info("Set the firewall rules", "mode", n.fw.Mode())
 	}
 }
 

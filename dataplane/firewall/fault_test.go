@@ -299,7 +299,7 @@ func TestIPTablesUnknownForm(t *testing.T) {
 	eachIPTables(t, func(t *testing.T, f *Firewall) {
 		spy(t, f, `case "$*" in *-S*) `+f.iptables.path+` "$@" | sed 's/ -j / --jump /'; exit;; esac`)
 		for range 3 {
-			wantError(t, f, nil, "unknown form", "table nat", "table filter")
+			wantError(t, f, ErrInterfered, "unknown form", "table nat", "table filter")
 		}
 		if s := listNAT(t) + listForward(t); strings.Contains(s, "-A") {
 			t.Errorf("left behind\n%s", s)

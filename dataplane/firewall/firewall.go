@@ -40,6 +40,8 @@ var (
 	ErrLocked = errors.New("another program holds the xtables lock")
 	// ErrUnsupported: the kernel has no such table, chain type or target.
 	ErrUnsupported = errors.New("not supported by the kernel: is a module missing?")
+	// ErrInterfered: what was written is not what was read back.
+	ErrInterfered = errors.New("did another program change them?")
 )
 
 // A Mode is a way to reach the kernel's firewall.
@@ -64,7 +66,6 @@ const (
 // A Firewall checks and repairs rules. It keeps no descriptor or goroutine, so
 // there is nothing to close. Calls of Ensure must not overlap.
 type Firewall struct {
-	log      *slog.Logger
 	iptables *iptables    // nil in mode NFTables
 	tidied   netip.Prefix // network whose nftables remnants are gone, in mode IPTables
 	limit    time.Duration
@@ -79,7 +80,7 @@ func Open(log *slog.Logger) *Firewall {
 
 // open looks into PATH, then into dirs: a service's PATH often lacks sbin.
 func open(log *slog.Logger, dirs ...string) *Firewall {
-	f := &Firewall{log: log, limit: limit}
+	f := &Firewall{limit: limit}
 	path, err := exec.LookPath("iptables")
 	for i := 0; err != nil && i < len(dirs); i++ {
 		path, err = exec.LookPath(filepath.Join(dirs[i], "iptables"))
@@ -98,12 +99,26 @@ func (f *Firewall) Mode() Mode {
 	return NFTables
 }
 
+// A Change is what Ensure did to a chain, or to the whole of our own nftables
+// table, which it replaces at once.
+type Change struct {
+	Table, Chain   string // no chain: all of the table
+	Added, Removed int    // rules; of a whole table the added ones only
+}
+
+func (c Change) String() string {
+	if c.Chain == "" {
+		return fmt.Sprintf("%s: %d rules", c.Table, c.Added)
+	}
+	return fmt.Sprintf("%s %s: %d added, %d removed", c.Table, c.Chain, c.Added, c.Removed)
+}
+
 // Ensure makes the kernel hold exactly the rules of r for r.Network, in the
-// network namespace of the calling thread, and reports whether it had to
-// change anything. Rules that are present, once each and in the right order,
+// network namespace of the calling thread, and returns what it had to change,
+// or tried to if it fails. Rules that are present, once each and in the right order,
 // are not touched; other networks' and other programs' rules never are. It
 // returns within 20 seconds, sooner if ctx ends, and is safe to repeat after a
-// failure: ErrPermission, ErrLocked, ErrUnsupported.
+// failure: ErrPermission, ErrLocked, ErrUnsupported, ErrInterfered.
 //
 // While it repairs, the new rules work before the old ones go.
 //
@@ -111,30 +126,30 @@ func (f *Firewall) Mode() Mode {
 // removes them. IPTables leaves them alone, as flannel does, because they look
 // like an operator's own; only a rule for a former subnet of the same network
 // goes, and whatever mode NFTables had left behind.
-func (f *Firewall) Ensure(ctx context.Context, r Rules) (changed bool, err error) {
+func (f *Firewall) Ensure(ctx context.Context, r Rules) (done []Change, err error) {
 	r, err = r.check()
 	if err != nil {
-		return false, err
+		return nil, err
 	}
 	ctx, cancel := context.WithTimeout(ctx, f.limit)
 	defer cancel()
 
 	if f.iptables == nil {
-		return ensureNFT(ctx, r, f.log)
+		return ensureNFT(ctx, r)
 	}
 	for _, s := range r.sets() {
 		c, e := f.iptables.ensure(ctx, s)
-		changed, err = changed || c, errors.Join(err, e)
+		done, err = append(done, c...), errors.Join(err, e)
 	}
 	if err != nil || f.tidied == r.Network {
-		return changed, err
+		return done, err
 	}
-	c, err := ensureNFT(ctx, Rules{Network: r.Network}, f.log)
+	c, err := ensureNFT(ctx, Rules{Network: r.Network})
 	if err != nil && !errors.Is(err, ErrUnsupported) {
-		return changed, fmt.Errorf("remove what nftables mode left: %w", err)
+		return done, fmt.Errorf("remove what nftables mode left: %w", err)
 	}
 	f.tidied = r.Network
-	return changed || c, nil
+	return append(done, c...), nil
 }
 
 // classify adds the sentinel that fits an error number of the kernel. Which

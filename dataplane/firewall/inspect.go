@@ -49,11 +49,7 @@ func (f *Firewall) Inspect(ctx context.Context, r Rules) (Forwarding, error) {
 	if err := f.iptables.version(ctx); err != nil {
 		return Forwarding{}, err
 	}
-	version, err := f.iptables.run(ctx, "--version") // such as "iptables v1.8.9 (nf_tables)"
-	if err != nil {
-		return Forwarding{}, err
-	}
-	if !strings.Contains(version, "nf_tables") {
+	if f.iptables.kind == legacyVariant {
 		return f.iptables.inspect(ctx, r, legacyTableExists)
 	}
 	found, err := inspectNFT(ctx, r)

@@ -22,8 +22,17 @@ type iptables struct {
 	path     string
 	wait     time.Duration // for the xtables lock; whole seconds
 	waitArgs []string      // how this version is told so; nil until asked
+	kind     variant       // zero until asked
 	log      *slog.Logger
 }
+
+// A variant of the program keeps its rules in one of two places.
+type variant int
+
+const (
+	legacyVariant variant = 1 + iota // in x_tables; also all versions before 1.8
+	nftVariant                       // in nf_tables
+)
 
 // ensure makes the chain hold the rules of s once each and in order, among
 // whatever else is there.
@@ -31,27 +40,24 @@ type iptables struct {
 // To repair, it appends the whole set and only then deletes the earlier copies
 // and the stale rules: deleting by content takes the first match, which is the
 // earlier one. There is no moment without a complete set, unlike in flannel.
-func (t *iptables) ensure(ctx context.Context, s ruleSet) (changed bool, err error) {
+func (t *iptables) ensure(ctx context.Context, s ruleSet) ([]Change, error) {
 	if err := t.version(ctx); err != nil {
-		return false, err
+		return nil, err
 	}
 	old, err := t.list(ctx, s)
-	if err != nil {
-		return false, err
+	if err != nil || slices.Equal(old, s.rules) {
+		return nil, err
 	}
-	if slices.Equal(old, s.rules) {
-		return false, nil
-	}
+	done := []Change{{s.table, s.chain, len(s.rules), len(old)}}
 	if err := t.append(ctx, s, old); err != nil {
-		return true, err
+		return done, err
 	}
 	for _, x := range old {
 		if err := t.change(ctx, "-D", s, x); err != nil {
-			return true, err
+			return done, err
 		}
 	}
-	t.log.Info("firewall rules set", "table", s.table, "chain", s.chain, "added", len(s.rules), "removed", len(old))
-	return true, nil
+	return done, nil
 }
 
 // append adds all rules of s behind old, or none. It lists the chain again: a
@@ -74,8 +80,8 @@ func (t *iptables) append(ctx context.Context, s ruleSet, old []rule) error {
 			return err
 		}
 		if want := slices.Concat(old, s.rules); !slices.Equal(now, want) {
-			return fmt.Errorf("%s, table %s, chain %s: listed %q after appending, want %q: "+
-				"another program changed it, or its output is of an unknown form", t.path, s.table, s.chain, now, want)
+			return fmt.Errorf("%s, table %s, chain %s: listed %q after appending, want %q, or its output is of an unknown form: %w",
+				t.path, s.table, s.chain, now, want, ErrInterfered)
 		}
 		return nil
 	}()
@@ -107,7 +113,8 @@ func (t *iptables) change(ctx context.Context, op string, s ruleSet, x rule) err
 	return nil
 }
 
-// version finds out once how to wait for the xtables lock: from 1.4.20 on with
+// version finds out once which variant this is, and how to wait for the xtables
+// lock: from 1.4.20 on with
 // -w, from 1.6.0 on with a bound in seconds. The first of these needs no bound
 // of its own, since ours ends it.
 func (t *iptables) version(ctx context.Context) error {
@@ -117,6 +124,10 @@ func (t *iptables) version(ctx context.Context) error {
 	out, err := t.run(ctx, "--version")
 	if err != nil {
 		return fmt.Errorf("ask iptables for its version: %w", err)
+	}
+	t.kind = legacyVariant
+	if strings.Contains(out, "nf_tables") { // such as "iptables v1.8.9 (nf_tables)"
+		t.kind = nftVariant
 	}
 	t.waitArgs = []string{"-w", strconv.Itoa(int(t.wait.Seconds()))}
 	var v [3]int

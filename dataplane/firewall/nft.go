@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"slices"
 	"time"
 
@@ -50,59 +49,58 @@ func nftChains(r Rules) []nftChain {
 // the pass only, in the namespace of the calling thread.
 type nft struct {
 	rules Rules
-	log   *slog.Logger
 	write *nftables.Conn // opens a socket per call
 	read  *netlink.Conn
 }
 
 // ensureNFT makes the network's own table hold exactly the rules of r, and
 // lets its packets through foreign chains that would drop them.
-func ensureNFT(ctx context.Context, r Rules, log *slog.Logger) (changed bool, err error) {
+func ensureNFT(ctx context.Context, r Rules) (done []Change, err error) {
 	deadline := func(c *netlink.Conn) error {
 		t, _ := ctx.Deadline() // the zero time means none
 		return c.SetDeadline(t)
 	}
 	if err := ctx.Err(); err != nil {
-		return false, err
+		return nil, err
 	}
 	read, err := netlink.Dial(unix.NETLINK_NETFILTER, nil)
 	if err != nil {
-		return false, classify(fmt.Errorf("open a netlink socket for nftables: %w", err))
+		return nil, classify(fmt.Errorf("open a netlink socket for nftables: %w", err))
 	}
 	defer read.Close()
 	if err := deadline(read); err != nil {
-		return false, err
+		return nil, err
 	}
 	write, err := nftables.New(nftables.WithSockOptions(deadline))
 	if err != nil {
-		return false, fmt.Errorf("open nftables: %w", err)
+		return nil, fmt.Errorf("open nftables: %w", err)
 	}
 	// Reading a table never takes long; a context that ends early must still
 	// free a read that waits for a kernel that does not answer.
 	stop := context.AfterFunc(ctx, func() { read.SetReadDeadline(time.Unix(1, 0)) })
 	defer stop()
 
-	n := &nft{r, log, write, read}
+	n := &nft{r, write, read}
 	chains, err := n.chains()
 	if err != nil {
 		// A kernel without nf_tables does not know the subsystem.
-		return false, classify(err, unix.EINVAL)
+		return nil, classify(err, unix.EINVAL)
 	}
-	changed, err = n.ensureTable(chains)
+	done, err = n.ensureTable(chains)
 	if err != nil {
-		return changed, fmt.Errorf("nftables table ip %s: %w", tableName(r), err)
+		return done, fmt.Errorf("nftables table ip %s: %w", tableName(r), err)
 	}
 	for _, c := range chains {
 		if c.Table.Name == tableName(r) && c.Table.Family == nftables.TableFamilyIPv4 || !forwards(c) {
 			continue
 		}
-		done, e := n.ensureThrough(c)
+		changed, e := n.ensureThrough(c)
 		if e != nil {
 			e = classify(fmt.Errorf("nftables table %s %s, chain %s: %w", family(c.Table), c.Table.Name, c.Name, e))
 		}
-		changed, err = changed || done, errors.Join(err, e)
+		done, err = append(done, changed...), errors.Join(err, e)
 	}
-	return changed, err
+	return done, err
 }
 
 // chains lists all chains that can see IPv4 packets.
@@ -120,12 +118,13 @@ func (n *nft) chains() ([]*nftables.Chain, error) {
 
 // ensureTable replaces our table in one transaction if anything in it differs
 // from what is wanted, and then reads it back.
-func (n *nft) ensureTable(chains []*nftables.Chain) (changed bool, err error) {
+func (n *nft) ensureTable(chains []*nftables.Chain) ([]Change, error) {
 	want := nftChains(n.rules)
 	ok, err := n.tableIsRight(chains, want)
 	if err != nil || ok {
-		return false, err
+		return nil, err
 	}
+	done := Change{Table: tableName(n.rules)}
 	table := &nftables.Table{Name: tableName(n.rules), Family: nftables.TableFamilyIPv4}
 	n.write.AddTable(table) // so that deleting it cannot fail
 	n.write.DelTable(table)
@@ -136,24 +135,24 @@ func (n *nft) ensureTable(chains []*nftables.Chain) (changed bool, err error) {
 	for _, w := range want {
 		c := n.write.AddChain(&nftables.Chain{Table: table, Name: w.name,
 			Type: w.kind, Hooknum: w.hook, Priority: w.priority, Policy: &policy})
+		done.Added += len(w.rules)
 		for _, x := range w.rules {
 			n.write.AddRule(&nftables.Rule{Table: table, Chain: c, Exprs: x.exprs(table.Family)})
 		}
 	}
 	if err := n.write.Flush(); err != nil {
 		// ENOENT: no chain of type nat, or no masq expression.
-		return true, classify(fmt.Errorf("replace: %w", err), unix.ENOENT)
+		return []Change{done}, classify(fmt.Errorf("replace: %w", err), unix.ENOENT)
 	}
-	n.log.Info("firewall rules set", "table", table.Name, "chains", len(want))
 
 	// A kernel that gives back another form would have us rewrite for ever.
 	if chains, err = n.chains(); err != nil {
-		return true, err
+		return []Change{done}, err
 	}
 	if ok, err = n.tableIsRight(chains, want); err == nil && !ok {
-		err = errors.New("the kernel lists other rules than were just written")
+		err = fmt.Errorf("the kernel lists other rules than were just written: %w", ErrInterfered)
 	}
-	return true, err
+	return []Change{done}, err
 }
 
 // tableIsRight compares our table, among all chains, with what is wanted.

@@ -23,10 +23,10 @@ func forwards(c *nftables.Chain) bool {
 //
 // Our two need not stay at the top. Other programs insert there too, and two
 // that both insist would never rest.
-func (n *nft) ensureThrough(c *nftables.Chain) (changed bool, err error) {
+func (n *nft) ensureThrough(c *nftables.Chain) ([]Change, error) {
 	all, err := n.listRules(c)
 	if err != nil {
-		return false, err
+		return nil, err
 	}
 	var have []nftRule
 	for _, r := range all {
@@ -40,7 +40,7 @@ func (n *nft) ensureThrough(c *nftables.Chain) (changed bool, err error) {
 	}
 	same, err := sameRules(have, want, c.Table.Family)
 	if err != nil || same {
-		return false, err
+		return nil, err
 	}
 	for i := len(want) - 1; i >= 0; i-- { // each goes to the very top
 		n.write.InsertRule(&nftables.Rule{Table: c.Table, Chain: c,
@@ -49,14 +49,14 @@ func (n *nft) ensureThrough(c *nftables.Chain) (changed bool, err error) {
 	}
 	for _, r := range have {
 		if err := n.write.DelRule(&nftables.Rule{Table: c.Table, Chain: c, Handle: r.handle}); err != nil {
-			return false, err
+			return nil, err
 		}
 	}
+	done := []Change{{c.Table.Name, c.Name, len(want), len(have)}}
 	if err := n.write.Flush(); err != nil {
-		return true, fmt.Errorf("insert accept rules: %w", err)
+		return done, fmt.Errorf("insert accept rules: %w", err)
 	}
-	n.log.Info("firewall rules set", "table", c.Table.Name, "chain", c.Name, "added", len(want), "removed", len(have))
-	return true, nil
+	return done, nil
 }
 
 // family returns the name that nft(8) has for the table's family.

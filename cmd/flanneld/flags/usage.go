@@ -54,7 +54,7 @@ func (r *raw) define(fs *flag.FlagSet) {
 		"accept forwarded packets from and to the overlay network in the firewall")
 	r.resyncSeconds = 5
 	fs.Var((*number)(&r.resyncSeconds), "iptables-resync",
-		"`seconds` between two checks of the firewall rules, 1 or more")
+		"`seconds` between two checks of the firewall rules, 1 or more; after a change\nof the firewall they are checked within one second")
 	fs.Var((*boolean)(&r.BlackholeRoute), "ip-blackhole-route",
 		"add a blackhole route for this node's own subnet, so that packets to pods that are gone do not loop")
 

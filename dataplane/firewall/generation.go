@@ -1,0 +1,165 @@
+package firewall
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash/maphash"
+	"time"
+	"unsafe"
+
+	"github.com/mdlayher/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// Generation returns a number that differs from an earlier one if the rules that
+// Ensure compares have changed in between; changes of other rules may show in it
+// too. It costs about 0.1 ms, with the legacy iptables 1 ms per 1400 rules of the tables.
+// It fails with ErrPermission, and where the kernel cannot tell. Like Ensure it is
+// about the network namespace of the calling thread.
+func (f *Firewall) Generation(ctx context.Context, r Rules) (uint64, error) {
+	r, err := r.check()
+	if err != nil {
+		return 0, err
+	}
+	if f.iptables == nil {
+		return nftGeneration()
+	}
+	ctx, cancel := context.WithTimeout(ctx, f.limit)
+	defer cancel()
+	if err := f.iptables.version(ctx); err != nil {
+		return 0, err
+	}
+	if f.iptables.kind == nftVariant {
+		return nftGeneration()
+	}
+	return legacyGeneration(r)
+}
+
+const nfgenmsgSize = 4 // struct nfgenmsg of include/uapi/linux/netfilter/nfnetlink.h
+
+// nftGeneration asks for the number of the last transaction in this namespace
+// (nf_tables_getgen in net/netfilter/nf_tables_api.c).
+func nftGeneration() (uint64, error) {
+	conn, err := netlink.Dial(unix.NETLINK_NETFILTER, nil)
+	if err != nil {
+		return 0, fmt.Errorf("open a netlink socket for nftables: %w", err)
+	}
+	defer conn.Close()
+	if err := conn.SetDeadline(time.Now().Add(time.Second)); err != nil {
+		return 0, err
+	}
+	answers, err := conn.Execute(netlink.Message{
+		Header: netlink.Header{Type: unix.NFNL_SUBSYS_NFTABLES<<8 | unix.NFT_MSG_GETGEN, Flags: netlink.Request},
+		Data:   make([]byte, nfgenmsgSize),
+	})
+	if err != nil {
+		return 0, classify(fmt.Errorf("ask nftables for its generation: %w", err), unix.EINVAL)
+	}
+	for _, m := range answers {
+		if len(m.Data) < nfgenmsgSize {
+			continue
+		}
+		ad, err := netlink.NewAttributeDecoder(m.Data[nfgenmsgSize:])
+		if err != nil {
+			return 0, err
+		}
+		for ad.ByteOrder = binary.BigEndian; ad.Next(); {
+			if ad.Type() == unix.NFTA_GEN_ID {
+				return uint64(ad.Uint32()), ad.Err()
+			}
+		}
+	}
+	return 0, errors.New("nftables answered without its generation")
+}
+
+// Options of getsockopt(2) at level IPPROTO_IP, and the structures that they
+// fill (include/uapi/linux/netfilter_ipv4/ip_tables.h).
+const (
+	iptSoGetInfo    = 64
+	iptSoGetEntries = 65
+
+	iptEntriesHeader = 40 // struct ipt_get_entries, up to the aligned entries
+	iptEntryHeader   = 112
+	iptNextOffset    = 90
+	iptCounters      = 96 // 16 bytes
+)
+
+type iptGetinfo struct {
+	name                   [32]byte
+	validHooks             uint32
+	hookEntry, underflow   [5]uint32
+	numberOfEntries, bytes uint32
+}
+
+// maxLegacyTable bounds what is read of a table; kube-proxy's with thousands of
+// services take a few MB.
+const maxLegacyTable = 64 << 20
+
+var seed = maphash.MakeSeed()
+
+// legacyGeneration is a hash of the rules' tables: x_tables counts nothing and
+// tells nobody of a change. The packets that rules have counted do not matter.
+func legacyGeneration(r Rules) (uint64, error) {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.IPPROTO_RAW)
+	if err != nil {
+		return 0, classify(fmt.Errorf("open a socket for iptables: %w", err))
+	}
+	defer unix.Close(fd)
+	var h maphash.Hash
+	h.SetSeed(seed)
+	for _, s := range r.sets() {
+		if err := hashTable(&h, fd, s.table); err != nil {
+			return 0, classify(fmt.Errorf("read iptables' table %s: %w", s.table, err))
+		}
+	}
+	return h.Sum64(), nil
+}
+
+func hashTable(h *maphash.Hash, fd int, table string) error {
+	var info iptGetinfo
+	copy(info.name[:], table)
+	size := uint32(unsafe.Sizeof(info))
+	if err := getsockopt(fd, iptSoGetInfo, unsafe.Pointer(&info), &size); err != nil {
+		return err
+	}
+	if info.bytes > maxLegacyTable {
+		return fmt.Errorf("it has %d bytes, which is more than %d", info.bytes, maxLegacyTable)
+	}
+	buf := make([]byte, iptEntriesHeader+info.bytes)
+	copy(buf, table)
+	binary.NativeEndian.PutUint32(buf[len(info.name):], info.bytes)
+	size = uint32(len(buf))
+	// EAGAIN: the table has changed its size since.
+	if err := getsockopt(fd, iptSoGetEntries, unsafe.Pointer(&buf[0]), &size); err != nil {
+		return err
+	}
+	return hashEntries(h, buf[iptEntriesHeader:])
+}
+
+// hashEntries adds the entries of a table without their counters.
+func hashEntries(h *maphash.Hash, entries []byte) error {
+	for len(entries) > 0 {
+		if len(entries) < iptEntryHeader {
+			return fmt.Errorf("%d bytes are no entry", len(entries))
+		}
+		next := int(binary.NativeEndian.Uint16(entries[iptNextOffset:]))
+		if next < iptEntryHeader || next > len(entries) {
+			return fmt.Errorf("an entry says that it has %d of %d bytes", next, len(entries))
+		}
+		h.Write(entries[:iptCounters])
+		h.Write(entries[iptEntryHeader:next])
+		entries = entries[next:]
+	}
+	return nil
+}
+
+func getsockopt(fd, option int, value unsafe.Pointer, size *uint32) error {
+	_, _, no := unix.Syscall6(unix.SYS_GETSOCKOPT, uintptr(fd), unix.IPPROTO_IP, uintptr(option),
+		uintptr(value), uintptr(unsafe.Pointer(size)), 0)
+	if no != 0 {
+		return no
+	}
+	return nil
+}
