@@ -1,6 +1,9 @@
 package dataplane
 
-import "time"
+import (
+	"net/netip"
+	"time"
+)
 
 const (
 	// crowdTime is how long packets must have been waiting all the time for
@@ -43,9 +46,14 @@ type crowd struct {
 	budget float64 // packets
 }
 
-// A queue is a Device that knows whether packets wait behind those of the last
-// Recv.
-type queue interface{ Waiting() bool }
+// A queue is a Device with something to say about what waits to be received.
+type queue interface {
+	// Waiting reports whether packets wait behind those of the last Recv.
+	Waiting() bool
+	// Restrict has the kernel turn away most of what does not come from these
+	// addresses. No peers end that.
+	Restrict(peers []netip.Addr) error
+}
 
 // look is called once for each batch, before its packets are admitted.
 func (c *crowd) look(now time.Time, q queue) {
@@ -66,12 +74,15 @@ func (c *crowd) look(now time.Time, q queue) {
 			c.until = now.Add(crowdHold)
 		}
 	}
-	c.strict = now.Before(c.until) && now.Sub(c.peerSeen) < peerMemory
+	c.strict = now.Before(c.until) && c.knowsPeers(now)
 	if c.strict {
 		c.budget = min(strangersBurst, c.budget+now.Sub(c.refilled).Seconds()*strangersPerSecond)
 		c.refilled = now
 	}
 }
+
+// knowsPeers reports whether peers are known by their addresses.
+func (c *crowd) knowsPeers(now time.Time) bool { return now.Sub(c.peerSeen) < peerMemory }
 
 // admit reports whether the packet of a stranger, or a peer, may go on.
 func (c *crowd) admit(stranger bool) bool {

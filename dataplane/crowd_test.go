@@ -12,6 +12,8 @@ type line bool
 
 func (l *line) Waiting() bool { return bool(*l) }
 
+func (*line) Restrict([]netip.Addr) error { return nil }
+
 // crowdFor looks every millisecond for so long, with a packet of a peer and so
 // many of strangers each time, and returns how many of those were admitted.
 func crowdFor(c *crowd, q queue, start time.Time, ms, strangers int, peer bool) (admitted int) {
@@ -96,6 +98,8 @@ func TestCrowdEnds(t *testing.T) {
 type crowdedMemory struct{ *memory }
 
 func (crowdedMemory) Waiting() bool { return true }
+
+func (crowdedMemory) Restrict([]netip.Addr) error { return nil }
 
 func (m crowdedMemory) Recv(pkts []Packet) (int, error) {
 	time.Sleep(time.Millisecond)

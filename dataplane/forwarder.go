@@ -78,7 +78,10 @@ func (f *Forwarder) Run(ctx context.Context) error {
 
 	var b batch
 	if f.Guard != nil {
-		b.queue, _ = f.In.(queue)
+		if b.queue, _ = f.In.(queue); b.queue != nil {
+			b.gate = gate{queue: b.queue, peers: f.Guard.Peers}
+			defer b.gate.end()
+		}
 	}
 	for failed := 0; ; {
 		err := f.round(&b)
@@ -112,6 +115,7 @@ type batch struct {
 
 	queue queue // nil if there is nothing to look at
 	crowd crowd
+	gate  gate
 
 	frags   [][]byte
 	fragBuf []byte
@@ -134,17 +138,22 @@ func (f *Forwarder) round(b *batch) error {
 	b.stats.Batches++
 	b.stats.BatchSizes.sized(n)
 	b.stats.Received += uint64(n)
+	var now time.Time
 	if b.queue != nil {
-		b.crowd.look(time.Now(), b.queue)
+		now = time.Now()
+		b.crowd.look(now, b.queue)
 	}
 
 	// Packets that go on move to the front, over those that were dropped.
-	out := b.pkts[:0]
+	out, junk := b.pkts[:0], 0
 	for i := range b.pkts[:n] {
 		p := &b.pkts[i]
 		b.stats.ReceivedBytes += uint64(len(p.Bytes))
 		if reason := f.prepare(p, b); reason != NotDropped {
 			b.stats.Dropped[reason]++
+			if reason <= Crowded {
+				junk++
+			}
 			f.answer(b, reason, p)
 			continue
 		}
@@ -152,6 +161,9 @@ func (f *Forwarder) round(b *batch) error {
 			b.pkts[len(out)] = *p
 		}
 		out = b.pkts[:len(out)+1]
+	}
+	if junk > 0 && b.queue != nil {
+		b.gate.look(now, junk, b.crowd.knowsPeers(now))
 	}
 	if err := f.send(b, out); err != nil {
 		return err

@@ -84,10 +84,11 @@ type IOStats struct {
 	RecvSupers    uint64 // superpackets received
 	RecvSegments  uint64 // packets that were cut out of them
 	RecvMalformed uint64 // superpackets dropped because they make no sense
-	Overflows     uint64 // buffers that the kernel dropped, mostly because the receive buffer was full; each holds up to 128 datagrams
+	Overflows     uint64 // buffers that the kernel dropped, because the receive buffer was full or a filter was set; each holds up to 128 datagrams
 	Sends         uint64 // calls that took something
 	SendSupers    uint64 // superpackets sent
 	SendSegments  uint64 // packets that were merged into them
+	Restrictions  uint64 // times that a filter was set that keeps junk out of the socket, each for a second
 	Fallbacks     uint64 // times that an offload was refused and its packets were sent without
 }
 
@@ -97,6 +98,7 @@ type IOCounters struct {
 	Recvs, RecvSupers, RecvSegments, RecvMalformed atomic.Uint64
 	_                                              cacheLine
 	Sends, SendSupers, SendSegments, Fallbacks     atomic.Uint64
+	Restrictions                                   atomic.Uint64
 	_                                              cacheLine
 }
 
@@ -110,6 +112,7 @@ func (c *IOCounters) Snapshot() IOStats {
 		Sends:         c.Sends.Load(),
 		SendSupers:    c.SendSupers.Load(),
 		SendSegments:  c.SendSegments.Load(),
+		Restrictions:  c.Restrictions.Load(),
 		Fallbacks:     c.Fallbacks.Load(),
 	}
 }

@@ -3,6 +3,7 @@ package dataplane
 import (
 	"cmp"
 	"encoding/binary"
+	"maps"
 	"math/bits"
 	"net/netip"
 	"slices"
@@ -64,6 +65,15 @@ func (t *Table) HasPeer(a netip.Addr) bool {
 	}
 	_, ok := r.known[a]
 	return ok
+}
+
+// Peers returns the addresses of all peers, in no order.
+func (t *Table) Peers() []netip.Addr {
+	r := t.ranges.Load()
+	if r == nil {
+		return nil
+	}
+	return slices.Collect(maps.Keys(r.known))
 }
 
 // ranges is the immutable inside of a Table: the address space cut at the

@@ -102,8 +102,8 @@ func carriedText(s *dataplane.Stats) string {
 }
 
 func ioText(s *dataplane.IOStats) string {
-	return fmt.Sprintf("recv calls %d, superpackets %d of %d segments, malformed %d, overflows %d; send calls %d, superpackets %d of %d segments, fallbacks %d",
-		s.Recvs, s.RecvSupers, s.RecvSegments, s.RecvMalformed, s.Overflows, s.Sends, s.SendSupers, s.SendSegments, s.Fallbacks)
+	return fmt.Sprintf("recv calls %d, superpackets %d of %d segments, malformed %d, overflows %d, restrictions %d; send calls %d, superpackets %d of %d segments, fallbacks %d",
+		s.Recvs, s.RecvSupers, s.RecvSegments, s.RecvMalformed, s.Overflows, s.Restrictions, s.Sends, s.SendSupers, s.SendSegments, s.Fallbacks)
 }
 
 func reasonsText(counts dataplane.Reasons) string {

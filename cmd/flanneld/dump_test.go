@@ -32,8 +32,8 @@ func TestDumpLines(t *testing.T) {
 		"from peers: received 0 packets 0 bytes, sent 0 packets 0 bytes, batches 0 (0.0 packets each), fragmented 0, ICMP errors sent 0 muted 0, receive errors 0",
 		"from peers dropped: nothing",
 		"from peers batches by packets: none",
-		"tun: recv calls 0, superpackets 0 of 0 segments, malformed 0, overflows 0; send calls 0, superpackets 0 of 0 segments, fallbacks 0",
-		"socket: recv calls 0, superpackets 0 of 0 segments, malformed 0, overflows 0; send calls 0, superpackets 0 of 0 segments, fallbacks 0",
+		"tun: recv calls 0, superpackets 0 of 0 segments, malformed 0, overflows 0, restrictions 0; send calls 0, superpackets 0 of 0 segments, fallbacks 0",
+		"socket: recv calls 0, superpackets 0 of 0 segments, malformed 0, overflows 0, restrictions 0; send calls 0, superpackets 0 of 0 segments, fallbacks 0",
 		"offloads: none",
 	}
 	lease := netip.MustParsePrefix("10.5.34.0/24")
@@ -69,7 +69,7 @@ func TestDumpLines(t *testing.T) {
 			FromPeers: dataplane.Stats{Received: 1, ReceivedBytes: 20, Sent: 1, SentBytes: 20, Batches: 1, BatchSizes: dataplane.BatchSizes{8: 1},
 				Suspect: dataplane.Reasons{dataplane.UnknownPeer: 5, dataplane.ForeignSource: 6}},
 			TUN:      dataplane.IOStats{Recvs: 1, RecvSupers: 2, RecvSegments: 3, RecvMalformed: 4, Sends: 6, SendSupers: 7, SendSegments: 8, Fallbacks: 9},
-			Socket:   dataplane.IOStats{Recvs: 11, RecvSupers: 12, RecvSegments: 13, RecvMalformed: 14, Overflows: 15, Sends: 16, SendSupers: 17, SendSegments: 18, Fallbacks: 19},
+			Socket:   dataplane.IOStats{Recvs: 11, RecvSupers: 12, RecvSegments: 13, RecvMalformed: 14, Overflows: 15, Restrictions: 20, Sends: 16, SendSupers: 17, SendSegments: 18, Fallbacks: 19},
 			Offloads: []udp.Offload{{Name: "tso4", On: true}, {Name: "uso"}},
 		}}, []string{
 			head + "ready",
@@ -81,8 +81,8 @@ func TestDumpLines(t *testing.T) {
 			"from peers dropped: nothing",
 			"from peers batches by packets: 129+: 1",
 			"from peers suspect: unknown_peer 5, foreign_source 6",
-			"tun: recv calls 1, superpackets 2 of 3 segments, malformed 4, overflows 0; send calls 6, superpackets 7 of 8 segments, fallbacks 9",
-			"socket: recv calls 11, superpackets 12 of 13 segments, malformed 14, overflows 15; send calls 16, superpackets 17 of 18 segments, fallbacks 19",
+			"tun: recv calls 1, superpackets 2 of 3 segments, malformed 4, overflows 0, restrictions 0; send calls 6, superpackets 7 of 8 segments, fallbacks 9",
+			"socket: recv calls 11, superpackets 12 of 13 segments, malformed 14, overflows 15, restrictions 20; send calls 16, superpackets 17 of 18 segments, fallbacks 19",
 			"offloads: tso4 on, uso off",
 		}},
 	} {

@@ -36,7 +36,7 @@ func fullSnapshot() snapshot {
 				Replies: 206, Muted: 207, Fragmented: 208, RecvErrors: 209},
 			TUN: dataplane.IOStats{Recvs: 301, RecvSupers: 302, RecvSegments: 303, RecvMalformed: 304,
 				Sends: 306, SendSupers: 307, SendSegments: 308, Fallbacks: 309},
-			Socket: dataplane.IOStats{Recvs: 401, RecvSupers: 402, RecvSegments: 403, RecvMalformed: 404, Overflows: 405,
+			Socket: dataplane.IOStats{Recvs: 401, RecvSupers: 402, RecvSegments: 403, RecvMalformed: 404, Overflows: 405, Restrictions: 410,
 				Sends: 406, SendSupers: 407, SendSegments: 408, Fallbacks: 409},
 			Offloads: []udp.Offload{{Name: "tso4", On: true}, {Name: "uso"}},
 		},
@@ -90,6 +90,7 @@ var fullUDP = map[string]float64{
 	`tweed_udp_io_fallbacks_total{device=tun}`:                                    309,
 	`tweed_udp_io_fallbacks_total{device=socket}`:                                 409,
 	`tweed_udp_socket_overflows_total`:                                            405,
+	`tweed_udp_socket_restrictions_total`:                                         410,
 	`tweed_udp_offload{name=tso4}`:                                                1,
 	`tweed_udp_offload{name=uso}`:                                                 0,
 }

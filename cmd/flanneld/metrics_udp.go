@@ -103,10 +103,16 @@ func udpFamilies() []family {
 			counter, []string{"device"}, perDevice(func(d *ioDevice, emit emitFunc) {
 				emit(d.Fallbacks)
 			})},
-		{"udp_socket_overflows_total", "Buffers that the kernel dropped, mostly because flanneld did not read fast enough and the receive buffer was full. Each holds one datagram, or up to 128 that came together. They are in no other counter.",
+		{"udp_socket_overflows_total", "Buffers that the kernel dropped, because flanneld did not read fast enough and the receive buffer was full, or under a flood of junk by a filter. Each holds one datagram, or up to 128 that came together. They are in no other counter.",
 			counter, nil, func(s *snapshot, emit emitFunc) {
 				if s.udp != nil {
 					emit(s.udp.Socket.Overflows)
+				}
+			}},
+		{"udp_socket_restrictions_total", "Times that there was a flood of junk and a filter was set for a second, by which the kernel drops most of what does not come from peers' addresses.",
+			counter, nil, func(s *snapshot, emit emitFunc) {
+				if s.udp != nil {
+					emit(s.udp.Socket.Restrictions)
 				}
 			}},
 		{"udp_offload", "Whether this offload of the kernel is in use: 1 or 0.",
