@@ -7,7 +7,7 @@ import (
 
 const (
 	// More junk than junkMost packets within junkTime is a flood: to receive and
-	// drop so much costs some 5 % of a processor.
+	// drop so much takes 10 % of a processor.
 	junkMost = 5000
 	junkTime = 100 * time.Millisecond
 
@@ -15,8 +15,7 @@ const (
 	gateTime = time.Second
 )
 
-// A gate keeps a flood of junk out of the socket, where a datagram costs a tenth
-// of what it does here. It closes only where peers are known by their addresses,
+// A gate keeps a flood of junk out of the socket. It closes only where peers are known by their addresses,
 // because those that are not have to share what is let through with the junk.
 type gate struct {
 	queue queue

@@ -175,7 +175,13 @@ func (o *benchOptions) completeTraffic(rest []string, given map[string]bool, var
 			return fmt.Errorf("-%s: means nothing without -scale", name)
 		}
 	}
-	return o.complete(rest, variants, tests)
+	if err := o.complete(rest, variants, tests); err != nil {
+		return err
+	}
+	if o.check && !slices.ContainsFunc(benchFloors(), o.measures) {
+		return errors.New("-check: none of the floors is about these -tests and -variants")
+	}
+	return nil
 }
 
 // complete checks what is there, and fills in what the lists mean.
@@ -195,13 +201,8 @@ func (o *benchOptions) complete(rest []string, variants, tests string) (err erro
 	if o.variants, err = choose("variants", variants, benchVariants()); err != nil {
 		return err
 	}
-	if o.tests, err = choose("tests", tests, benchTests()); err != nil {
-		return err
-	}
-	if o.check && !slices.ContainsFunc(benchFloors(), o.measures) {
-		return errors.New("-check: none of the floors is about these -tests and -variants")
-	}
-	return nil
+	o.tests, err = choose("tests", tests, benchTests())
+	return err
 }
 
 // measures reports whether the run will tell about the floor.

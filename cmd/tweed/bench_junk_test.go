@@ -64,7 +64,7 @@ func TestJunkFlags(t *testing.T) {
 	if status := run(t.Context(), []string{"bench", "-junk", "-h"}, &stdout, &stderr); status != exitOK || stdout.String() != junkUsage {
 		t.Errorf("-h: %d, %q", status, stderr.String())
 	}
-	if o, err := parseJunk([]string{"-junk", "-quick", "-kinds=byte"}); err != nil || o.rounds != quickRounds || o.window != quickWindow || len(o.kinds) != 1 {
+	if o, err := parseJunk([]string{"-junk", "-quick", "-kinds=byte", "-check"}); err != nil || !o.check || o.rounds != quickRounds || o.window != quickWindow || len(o.kinds) != 1 {
 		t.Errorf("%+v, %v", o, err)
 	}
 }
