@@ -13,15 +13,13 @@ import (
 	"sync/atomic"
 
 	"go.etcd.io/etcd/client/v2"
-
-	"tweed/subnet"
 )
 
 var (
 	errV2Off      = errors.New("the v2 API of this etcd is switched off: start it with --enable-v2 (etcd 3.5 and earlier have it)")
 	errPlainHTTP  = errors.New("the server wants TLS: write https:// in -etcd-endpoints")
 	errNotEtcd    = errors.New("the answer is not one of etcd")
-	errNewCluster = fmt.Errorf("the endpoint belongs to another cluster than the last list: %w", subnet.ErrCompacted)
+	errNewCluster = errors.New("the endpoint belongs to another cluster than the last list")
 )
 
 // exchange is the transport of one request. It turns whatever is no answer of
@@ -62,20 +60,20 @@ func (x *exchange) RoundTrip(req *http.Request) (*http.Response, error) {
 
 func (x *exchange) check(resp *http.Response) error {
 	isJSON := strings.HasPrefix(resp.Header.Get("Content-Type"), "application/json")
+	id := resp.Header.Get("X-Etcd-Cluster-Id")
 	switch code := resp.StatusCode; {
 	case code/100 == 3:
 		return nil // the library follows
 	case code >= 500 || !isJSON:
 		return describe(resp)
+	case x.cluster != "" && id != "" && id != x.cluster:
+		return errNewCluster
 	case code >= 400:
 		return x.checkError(resp)
 	}
 	index, err := strconv.ParseInt(resp.Header.Get("X-Etcd-Index"), 10, 64)
 	if err != nil || index <= 0 {
 		return fmt.Errorf("%w: %s with X-Etcd-Index %q", errNotEtcd, resp.Status, resp.Header.Get("X-Etcd-Index"))
-	}
-	if id := resp.Header.Get("X-Etcd-Cluster-Id"); x.cluster != "" && id != "" && id != x.cluster {
-		return errNewCluster
 	}
 	x.index = index
 	if x.indexed != nil {

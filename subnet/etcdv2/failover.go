@@ -23,6 +23,8 @@ type call struct {
 	means map[int]error // promised errors by code of etcd
 	send  func(context.Context, client.KeysAPI) (*client.Response, error)
 
+	cluster string // exchange.cluster
+
 	// digest, if set, is exchange.digest. asked is as in reply.
 	digest func(body io.Reader, asked time.Time) ([]byte, error)
 }
@@ -48,7 +50,7 @@ func (s *Store) do(ctx context.Context, c call) (reply, error) {
 		k := (first + i) % len(s.endpoints)
 		ep := s.endpoints[k]
 		asked := time.Now()
-		x := &exchange{base: s.transports.current(), answered: s.outage.answered}
+		x := &exchange{base: s.transports.current(), cluster: c.cluster, answered: s.outage.answered}
 		if c.digest != nil {
 			x.digest = func(body io.Reader) ([]byte, error) { return c.digest(body, asked) }
 		}

@@ -1,12 +1,18 @@
 package etcdv2
 
 import (
+	"context"
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
+	"slices"
+	"strconv"
 	"strings"
 	"testing"
+	"time"
 
+	"tweed/subnet"
 	"tweed/test/embedetcd"
 )
 
@@ -46,6 +52,70 @@ func TestOtherKey(t *testing.T) {
 				}
 			})
 		}
+	}
+}
+
+// TestMemberOfAnotherCluster: a member that was set up anew as a cluster of its
+// own, empty or not, is not asked for the leases as long as another one answers.
+// If there is none, the whole cluster may have been made anew.
+func TestMemberOfAnotherCluster(t *testing.T) {
+	// A cluster ID follows from the members' addresses, so a cluster of three
+	// has another one.
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	other, err := embedetcd.StartCluster(ctx, embedetcd.ClusterOptions{Dir: t.TempDir()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer other.Close()
+	for i, what := range []string{"without leases", "with others", "never used"} {
+		t.Run(what, func(t *testing.T) {
+			prefix := "/net" + strconv.Itoa(i)
+			etcd := startEtcd(t, embedetcd.Options{})
+			l := prepare(t, etcd, prefix)
+			if what != "never used" {
+				s := open(t, Options{Endpoints: other.Endpoints(), Prefix: prefix})
+				theirs, err := s.Create(ctx, subnetOf("10.5.4.0/24"), subnet.Attrs{PublicIP: netip.MustParseAddr("192.0.2.4")}, subnet.TTL)
+				if err == nil && what == "without leases" {
+					err = s.Delete(ctx, theirs)
+				}
+				if err != nil {
+					t.Fatal(err)
+				}
+			}
+			list := func(s *Store) []netip.Prefix {
+				t.Helper()
+				snap, err := s.List(t.Context())
+				if err != nil {
+					t.Fatal(err)
+				}
+				var all []netip.Prefix
+				for _, l := range snap.Leases {
+					all = append(all, l.Subnet)
+				}
+				return all
+			}
+			s := open(t, Options{Endpoints: []string{etcd.Endpoints()[0], other.Endpoints()[0]}, Prefix: prefix})
+			for range 3 {
+				if got := list(s); !slices.Equal(got, []netip.Prefix{l.Subnet}) {
+					t.Fatalf("leases %v, want %s", got, l.Subnet)
+				}
+				if at := s.pinned.Load(); at != 0 {
+					t.Errorf("endpoint %d is in use, want that of the cluster", at)
+				}
+				s.pinned.Store(1)
+			}
+			s.endpoints[0].url = "http://127.0.0.1:1" // where nobody listens
+			var want []netip.Prefix
+			if what == "with others" {
+				want = []netip.Prefix{subnetOf("10.5.4.0/24")}
+			}
+			for range 2 {
+				if got := list(s); !slices.Equal(got, want) {
+					t.Errorf("of the new cluster: leases %v, want %v", got, want)
+				}
+			}
+		})
 	}
 }
 

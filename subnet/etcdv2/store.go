@@ -59,10 +59,13 @@ func (s *Store) setConfigCommand(err error) string {
 // every change up to the moment of the answer, so it is where to watch from.
 // Unlike flannel's, it is not recursive: directories inside of each other, which
 // one request can make, would be an answer of any length.
+//
+// A member that was set up anew as a cluster of its own is not believed as long as
+// one of the cluster of the last list answers.
 func (s *Store) List(ctx context.Context) (subnet.Snapshot, error) {
 	dir := s.leaseDir()
 	var l listing
-	r, err := s.do(ctx, call{verb: "list", key: dir,
+	c := call{verb: "list", key: dir,
 		send: func(ctx context.Context, keys client.KeysAPI) (*client.Response, error) {
 			return keys.Get(ctx, dir, &client.GetOptions{Quorum: true})
 		},
@@ -71,7 +74,15 @@ func (s *Store) List(ctx context.Context) (subnet.Snapshot, error) {
 				return nil, err
 			}
 			return json.Marshal(map[string]any{"action": "get", "node": l.dir})
-		}})
+		}}
+	if id := s.cluster.Load(); id != nil {
+		c.cluster = *id
+	}
+	r, err := s.do(ctx, c)
+	if errors.Is(err, errNewCluster) && ctx.Err() == nil {
+		c.cluster = ""
+		r, err = s.do(ctx, c)
+	}
 	var no *refusal
 	if errors.As(err, &no) && no.code.Code == client.ErrorCodeKeyNotFound {
 		s.cluster.Store(nil) // an error does not tell which it is

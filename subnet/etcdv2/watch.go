@@ -126,6 +126,9 @@ func (s *Store) poll(ctx context.Context, ep endpoint, dir string, after int64) 
 	if errors.Is(context.Cause(ctx), errNoAnswer) && err != nil {
 		err = errNoAnswer
 	}
+	if errors.Is(err, errNewCluster) {
+		err = fmt.Errorf("%w: %w", err, subnet.ErrCompacted)
+	}
 	var code client.Error
 	if errors.As(err, &code) {
 		switch code.Code {
