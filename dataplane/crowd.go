@@ -50,8 +50,8 @@ type crowd struct {
 type queue interface {
 	// Waiting reports whether packets wait behind those of the last Recv.
 	Waiting() bool
-	// Restrict has the kernel turn away most of what does not come from these
-	// addresses. No peers end that.
+	// Restrict has the kernel turn away what does not come from these addresses, but
+	// for one datagram of SampleOf. No peers end that.
 	Restrict(peers []netip.Addr) error
 }
 

@@ -151,7 +151,7 @@ func (f *Forwarder) round(b *batch) error {
 		b.stats.ReceivedBytes += uint64(len(p.Bytes))
 		if reason := f.prepare(p, b); reason != NotDropped {
 			b.stats.Dropped[reason]++
-			if reason <= Crowded {
+			if f.isJunk(reason, p) {
 				junk++
 			}
 			f.answer(b, reason, p)
@@ -163,12 +163,27 @@ func (f *Forwarder) round(b *batch) error {
 		out = b.pkts[:len(out)+1]
 	}
 	if junk > 0 && b.queue != nil {
-		b.gate.look(now, junk, b.crowd.knowsPeers(now))
+		// What is let in of a flood has the budget of strangers in a crowd.
+		if until := b.gate.look(now, junk, b.crowd.knowsPeers(now)); until.After(b.crowd.until) {
+			b.crowd.until = until
+		}
 	}
 	if err := f.send(b, out); err != nil {
 		return err
 	}
 	return f.reply(b)
+}
+
+// isJunk reports whether a packet that is dropped is one that a restricted socket
+// would not let in.
+func (f *Forwarder) isJunk(reason Reason, p *Packet) bool {
+	switch reason {
+	case Truncated, NotIPv4:
+		return f.Guard != nil
+	case BadHeader, BadChecksum, Martian, Outside, Looping, UnknownPeer, Crowded:
+		return f.Guard != nil && !f.Guard.Peers.HasPeer(p.Peer.Addr())
+	}
+	return false
 }
 
 // prepare makes p ready to be sent, or says why it must be dropped. The order

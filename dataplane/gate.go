@@ -6,70 +6,104 @@ import (
 )
 
 const (
+	// SampleOf is of how many datagrams a restricted socket lets one in that would
+	// be turned away: of a flood of junk about what strangers may have in a crowd.
+	SampleOf = 16
+
 	// More junk than junkMost packets within junkTime is a flood: to receive and
-	// drop so much takes 10 % of a processor.
+	// drop so much takes 10 % of a processor. Half of that keeps it one.
 	junkMost = 5000
 	junkTime = 100 * time.Millisecond
 
-	// gateTime is for how long a gate closes. Then it takes another flood.
-	gateTime = time.Second
+	// gateTime is for how long a gate stays closed without a flood.
+	gateTime = 2 * junkTime
+
+	// refusalTime is how long a kernel that refuses is not asked again.
+	refusalTime = time.Second
 )
 
-// A gate keeps a flood of junk out of the socket. It closes only where peers are known by their addresses,
-// because those that are not have to share what is let through with the junk.
+// A gate keeps a flood of junk out of the socket, and closes for no longer than
+// the flood lasts: what is let through while it is closed tells of that.
+//
+// It closes only where peers are known by their addresses, because those that are
+// not have to share what is let through with the junk.
 type gate struct {
 	queue queue
 	peers *Table
 
-	junk  int
-	since time.Time // of the first of it
+	junk  int       // since then, with what was turned away
+	since time.Time // begin of a junkTime; what comes before does not count
 
-	mu    sync.Mutex // guards until, and the restriction
-	until time.Time  // it is closed; the zero value before the first time, and after end
+	mu      sync.Mutex // guards what follows, and the restriction
+	until   time.Time  // it is closed
+	closed  bool
+	applied *ranges // the peers of the restriction
 }
 
-// look takes note of the junk in a batch. known says that peers are known by
-// their addresses.
-func (g *gate) look(now time.Time, junk int, known bool) {
-	if now.Sub(g.since) > junkTime {
+// look takes note of the junk in a batch, and returns until when the gate is
+// closed, the zero value if it is open. known says that peers are known by their
+// addresses.
+func (g *gate) look(now time.Time, junk int, known bool) time.Time {
+	switch age := now.Sub(g.since); {
+	case age < 0:
+		junk = 0
+	case age > junkTime:
 		g.since, g.junk = now, 0
 	}
-	if g.junk += junk; g.junk > junkMost && known {
-		g.since, g.junk = time.Time{}, 0
-		g.close(now)
-	}
-}
-
-// close closes the gate unless it is closed. What was in the socket before comes
-// through still. A kernel that refuses is not asked again for a while.
-func (g *gate) close(now time.Time) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if now.Before(g.until) {
-		return
+	if g.closed {
+		g.junk += SampleOf * junk
+		if g.junk > junkMost/2 {
+			g.until = now.Add(gateTime)
+		}
+		if g.peers.ranges.Load() != g.applied {
+			_ = g.restrict() // or the old peers stay for a while
+		}
+		return g.until
 	}
-	g.until = now.Add(gateTime)
-	if g.queue.Restrict(g.peers.Peers()) == nil {
-		// Not by look: nothing might come in.
-		time.AfterFunc(gateTime, g.open)
+	if g.junk += junk; g.junk <= junkMost || !known {
+		return time.Time{}
 	}
+	if g.restrict() != nil {
+		// Kernels before 3.16 do not know such a filter.
+		g.since, g.junk = now.Add(refusalTime), 0
+		return time.Time{}
+	}
+	// What is in the socket already came in whole.
+	g.since, g.junk = now.Add(junkTime), 0
+	g.until, g.closed = now.Add(gateTime), true
+	g.await(gateTime)
+	return g.until
 }
+
+// restrict has the kernel know the peers.
+func (g *gate) restrict() error {
+	g.applied = g.peers.ranges.Load()
+	return g.queue.Restrict(g.peers.Peers())
+}
+
+// await has the gate opened by a timer: when nothing comes in nobody looks.
+func (g *gate) await(d time.Duration) { time.AfterFunc(d, g.open) }
 
 // open opens the gate if it is time to.
 func (g *gate) open() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if !g.until.IsZero() && !time.Now().Before(g.until) {
+	switch left := time.Until(g.until); {
+	case !g.closed:
+	case left > 0:
+		g.await(left)
+	default:
+		g.closed = false
 		_ = g.queue.Restrict(nil) // fails only where the socket is closed
 	}
 }
 
-// end opens the gate for good.
+// end opens the gate at once.
 func (g *gate) end() {
 	g.mu.Lock()
-	defer g.mu.Unlock()
-	if !g.until.IsZero() {
-		g.until = time.Time{}
-		_ = g.queue.Restrict(nil)
-	}
+	g.until = time.Time{}
+	g.mu.Unlock()
+	g.open()
 }

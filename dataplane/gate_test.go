@@ -53,7 +53,7 @@ func (g *gate) flood(d time.Duration, perSecond int, known bool) {
 	}
 }
 
-// TestGate: it closes for a second under a flood, and opens by itself.
+// TestGate: it closes under a flood, and opens by itself when that is over.
 func TestGate(t *testing.T) {
 	for _, tt := range []struct {
 		name   string
@@ -79,43 +79,71 @@ func TestGate(t *testing.T) {
 				if got := q.told(); !slices.EqualFunc(got, want, slices.Equal) {
 					t.Fatalf("restricted to %v, want %v", got, want)
 				}
-				time.Sleep(time.Minute)
+				time.Sleep(gateTime + time.Millisecond)
 				if tt.closed {
 					want = append(want, nil)
 				}
 				if got := q.told(); !slices.EqualFunc(got, want, slices.Equal) {
-					t.Errorf("after a minute restricted to %v, want %v", got, want)
+					t.Errorf("after %s restricted to %v, want %v", gateTime, got, want)
 				}
 			})
 		})
 	}
 }
 
-// TestGateUnderALongFlood has what the filter lets through, and after each second
-// the whole flood: it is closed nearly all the time, with the peers of the day.
+// TestGateUnderALongFlood: while one of SampleOf is let in, it stays closed as
+// long as that means a flood, and knows the peers that come meanwhile.
 func TestGateUnderALongFlood(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		q := new(gated)
 		g := newGate(q)
+		come := func(d time.Duration, perSecond int) (closed time.Duration) {
+			for range d / time.Millisecond {
+				n := perSecond / 1000
+				if q.shut() {
+					closed += time.Millisecond
+					n /= SampleOf
+				}
+				g.look(time.Now(), n, true)
+				time.Sleep(time.Millisecond)
+				synctest.Wait()
+			}
+			return closed
+		}
+		if closed := come(10*time.Second, 200_000); closed < 9900*time.Millisecond || len(q.told()) != 1 {
+			t.Errorf("closed for %s of 10 s, told %v", closed, q.told())
+		}
+		g.peers.Replace([]Route{{netip.MustParsePrefix("10.5.2.0/24"), netip.MustParseAddrPort("192.0.2.7:8285")}})
+		come(time.Second, 200_000)
+		if got := q.told(); len(got) != 2 || !slices.Equal(got[1], []netip.Addr{netip.MustParseAddr("192.0.2.7")}) {
+			t.Errorf("told %v, want the new peer once, at last", got)
+		}
+		// Less than half of a flood is none.
+		if closed := come(10*time.Second, 20_000); closed > 2*gateTime || q.shut() {
+			t.Errorf("closed for another %s", closed)
+		}
+	})
+}
+
+// TestGateIsNotHeldBySpurts: what would close it for a moment costs whoever sends
+// it half of a flood to keep it closed.
+func TestGateIsNotHeldBySpurts(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		q := new(gated)
+		g := newGate(q)
 		closed := time.Duration(0)
-		for range 10000 { // ms
-			if q.shut() {
-				closed += time.Millisecond
-				g.look(time.Now(), 3, true)
-			} else {
-				g.look(time.Now(), 200, true)
+		for i := range 10000 { // ms
+			if i%1000 == 0 {
+				g.look(time.Now(), junkMost+1, true)
 			}
 			time.Sleep(time.Millisecond)
 			synctest.Wait()
+			if q.shut() {
+				closed += time.Millisecond
+			}
 		}
-		if n := len(q.told()); closed < 9500*time.Millisecond || n < 19 || n > 21 {
-			t.Errorf("closed for %s of 10 s, in %d calls, want two a second", closed, n)
-		}
-		g.peers.Replace([]Route{{netip.MustParsePrefix("10.5.2.0/24"), netip.MustParseAddrPort("192.0.2.7:8285")}})
-		time.Sleep(2 * time.Second)
-		g.flood(100*time.Millisecond, 100_000, true)
-		if got := q.told(); !slices.Equal(got[len(got)-1], []netip.Addr{netip.MustParseAddr("192.0.2.7")}) {
-			t.Errorf("restricted to %v, want the new peer at last", got)
+		if closed > 2100*time.Millisecond {
+			t.Errorf("closed for %s of 10 s by %d packets a second", closed, junkMost+1)
 		}
 	})
 }
@@ -139,50 +167,74 @@ func TestGateEnds(t *testing.T) {
 	})
 }
 
-// TestGateOfAnOldKernel is not asked all the time.
+// TestGateOfAnOldKernel: one that refuses is not asked all the time, and then
+// nobody is held back.
 func TestGateOfAnOldKernel(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		q := &gated{refuses: errors.New("no such option")}
-		newGate(q).flood(10*time.Second, 200_000, true)
+		g := newGate(q)
+		g.flood(10*time.Second, 200_000, true)
 		if n := len(q.told()); n < 9 || n > 10 {
 			t.Errorf("asked %d times in 10 s of flood, want one each second", n)
+		}
+		if until := g.look(time.Now(), junkMost+1, true); !until.IsZero() {
+			t.Errorf("closed until %s", until)
 		}
 	})
 }
 
-// restrictedMemory is a memory that keeps to its restrictions, but for nobody.
+// restrictedMemory is a memory that takes a millisecond for each batch.
 type restrictedMemory struct {
 	*memory
 	gated
 }
 
-// TestForwardUnderAFlood: what peers send counts for nothing, whatever strangers
-// send counts, once it is dropped.
+func (m *restrictedMemory) Recv(pkts []Packet) (int, error) {
+	time.Sleep(time.Millisecond)
+	return m.memory.Recv(pkts)
+}
+
+// TestForwardUnderAFlood: what strangers send is junk once it is dropped, and of
+// peers only what is no packet, because that is what a filter keeps out.
 func TestForwardUnderAFlood(t *testing.T) {
+	const peer, stranger = "192.0.2.2", "192.0.2.9"
 	good := packet(header{src: "10.5.2.2", dst: "10.5.1.2", ttl: 64})
+	martian := packet(header{src: "127.0.0.1", dst: "10.5.1.2", ttl: 64})
+	foreign := packet(header{src: "10.5.9.2", dst: "10.5.1.2", ttl: 64})
+	spoilt := packet(header{src: "10.5.2.2", dst: "10.5.1.2", ttl: 64})
+	spoilt[10]++
 	for _, tt := range []struct {
 		name, from string
 		junk       []byte
 		check      SourceCheck
+		crowd      line
 		closes     bool
 	}{
-		{"no packets", "192.0.2.9", []byte("junk"), CheckOff, true},
-		{"martians", "192.0.2.9", packet(header{src: "127.0.0.1", dst: "10.5.1.2", ttl: 64}), CheckOff, true},
-		{"of a peer", "192.0.2.2", packet(header{src: "127.0.0.1", dst: "10.5.1.2", ttl: 64}), CheckOff, true},
-		{"strangers", "192.0.2.9", packet(header{src: "10.5.9.2", dst: "10.5.1.2", ttl: 64}), CheckPeer, true},
-		{"strangers are taken", "192.0.2.9", packet(header{src: "10.5.9.2", dst: "10.5.1.2", ttl: 64}), CheckOff, false},
-		{"too old", "192.0.2.9", packet(header{src: "10.5.2.2", dst: "10.5.1.2", ttl: 1}), CheckOff, false},
-		{"good", "192.0.2.2", good, CheckStrict, false},
+		{"no packets", stranger, []byte("junk"), CheckOff, false, true},
+		{"IPv6", stranger, []byte{0x60, 39: 0}, CheckOff, false, true},
+		{"checksum", stranger, spoilt, CheckOff, false, true},
+		{"martians", stranger, martian, CheckOff, false, true},
+		{"looping", stranger, packet(header{src: "10.5.1.9", dst: "10.5.1.2", ttl: 64}), CheckOff, false, true},
+		{"checked", stranger, foreign, CheckPeer, false, true},
+		{"taken", stranger, foreign, CheckOff, false, false},
+		{"crowded", stranger, foreign, CheckOff, true, true},
+		{"too old", stranger, packet(header{src: "10.5.9.2", dst: "10.5.1.2", ttl: 1}), CheckOff, false, false},
+		{"no packets of a peer", peer, []byte("junk"), CheckOff, false, true},
+		{"martians of a peer", peer, martian, CheckOff, false, false},
+		{"checksum of a peer", peer, spoilt, CheckOff, false, false},
+		{"looping of a peer", peer, packet(header{src: "10.5.2.2", dst: "10.5.2.3", ttl: 64}), CheckOff, false, false},
+		{"foreign of a peer", peer, foreign, CheckStrict, false, false},
+		{"good", peer, good, CheckStrict, true, false},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				b := guarded(tt.check)
-				q := &restrictedMemory{memory: b.in}
+				q := &restrictedMemory{memory: b.in, gated: gated{line: tt.crowd}}
 				b.In = q
-				b.in.putFrom("192.0.2.2", good)
-				for range junkMost/100 + 2 {
+				b.in.putFrom(peer, good)
+				for range 100 {
 					var batch [][]byte
-					for range 100 {
+					for range 120 {
 						batch = append(batch, tt.junk)
 					}
 					b.in.putFrom(tt.from, batch...)
@@ -197,4 +249,30 @@ func TestForwardUnderAFlood(t *testing.T) {
 			})
 		})
 	}
+}
+
+// TestBudgetUnderAFlood: strangers whose packets are let in while the gate is
+// closed have the budget of a crowd, though nothing has to wait any more.
+func TestBudgetUnderAFlood(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := guarded(CheckOff)
+		b.In = &restrictedMemory{memory: b.in}
+		b.in.putFrom("192.0.2.2", packet(header{src: "10.5.2.2", dst: "10.5.1.2", ttl: 64}))
+		foreign := packet(header{src: "10.5.9.2", dst: "10.5.1.2", ttl: 64})
+		const batches = 100
+		for range batches {
+			var batch [][]byte
+			for range 100 {
+				batch = append(batch, []byte("junk"))
+			}
+			b.in.putFrom("192.0.2.9", append(batch, foreign, foreign, foreign, foreign, foreign, foreign, foreign, foreign)...)
+		}
+		b.runAll(t)
+		s := b.Stats()
+		// The gate closes at the 51st batch; then there is the burst, and four a
+		// millisecond of the eight.
+		if want := uint64(8 * 49); s.Dropped[Crowded] == 0 || s.Dropped[Crowded] > want-strangersBurst {
+			t.Errorf("%d packets crowded out, want some, at most %d", s.Dropped[Crowded], want-strangersBurst)
+		}
+	})
 }

@@ -88,7 +88,7 @@ type IOStats struct {
 	Sends         uint64 // calls that took something
 	SendSupers    uint64 // superpackets sent
 	SendSegments  uint64 // packets that were merged into them
-	Restrictions  uint64 // times that a filter was set that keeps junk out of the socket, each for a second
+	Restrictions  uint64 // times that a filter was set that keeps junk out of the socket
 	Fallbacks     uint64 // times that an offload was refused and its packets were sent without
 }
 

@@ -109,7 +109,7 @@ func udpFamilies() []family {
 					emit(s.udp.Socket.Overflows)
 				}
 			}},
-		{"udp_socket_restrictions_total", "Times that there was a flood of junk and a filter was set for a second, by which the kernel drops most of what does not come from peers' addresses.",
+		{"udp_socket_restrictions_total", "Times that a filter was set because of a flood of junk, or for new peers during one. With it the kernel drops most of what does not come from the addresses of peers.",
 			counter, nil, func(s *snapshot, emit emitFunc) {
 				if s.udp != nil {
 					emit(s.udp.Socket.Restrictions)

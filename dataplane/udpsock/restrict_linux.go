@@ -11,15 +11,15 @@ import (
 
 	"golang.org/x/net/bpf"
 	"golang.org/x/sys/unix"
+
+	"tweed/dataplane"
 )
 
 const (
-	// sampleOf is of how many datagrams of strangers one is let in. It is a power
-	// of two.
-	sampleOf = 64
 	// maxRanges bounds the filter: kernels before 6.8 give all options of a socket
-	// 20 KiB together (net.core.optmem_max), and a range takes up to 39 bytes,
-	// more where net.core.bpf_jit_harden is set.
+	// 20 KiB together (net.core.optmem_max), those of 32 bits 10 KiB, and a range
+	// takes up to 39 bytes, more where net.core.bpf_jit_harden is set. It is a power
+	// of two.
 	maxRanges = 512
 
 	udpHeader  = 8
@@ -30,10 +30,10 @@ const (
 )
 
 // Restrict has the kernel drop, before they cost anything more, datagrams from
-// other addresses than these, but for one of 64, and those that hold no IPv4
-// packet. Stats counts them as Overflows. Of peers in more than 512 ranges of
-// addresses, it lets the smallest gaps between them pass, too. No peers end the
-// restriction. It may be called at any time.
+// other addresses than these, and those that hold no IPv4 packet, but for one of
+// dataplane.SampleOf. Stats counts them as Overflows. Of peers in more than 512
+// ranges of addresses, it lets the smallest gaps between them pass, too. No peers
+// end the restriction. It may be called at any time.
 //
 // The filter is one of socket(7), SO_ATTACH_FILTER, which needs no privilege and
 // sees a datagram from its UDP header on (Documentation/networking/filter.rst).
@@ -50,7 +50,7 @@ func (s *Socket) Restrict(peers []netip.Addr) error {
 		}
 		return os.NewSyscallError("setsockopt SO_DETACH_FILTER", err)
 	}
-	for most := maxRanges; ; most /= 4 {
+	for most := maxRanges; ; most /= 2 {
 		err = attach(fd, restriction(addrRanges(peers, most)))
 		if err == nil {
 			s.count.Restrictions.Add(1)
@@ -76,6 +76,10 @@ func attach(fd int, filter []bpf.Instruction) error {
 
 func restriction(peers []addrRange) []bpf.Instruction {
 	return append([]bpf.Instruction{
+		bpf.LoadExtension{Num: bpf.ExtRand},
+		bpf.ALUOpConstant{Op: bpf.ALUOpAnd, Val: dataplane.SampleOf - 1}, // a power of two
+		bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: 0, SkipTrue: 1},
+		bpf.RetConstant{Val: wholly},
 		bpf.LoadExtension{Num: bpf.ExtLen},
 		bpf.JumpIf{Cond: bpf.JumpGreaterOrEqual, Val: udpHeader + minIPv4, SkipTrue: 1},
 		bpf.RetConstant{Val: 0},
@@ -83,10 +87,6 @@ func restriction(peers []addrRange) []bpf.Instruction {
 		bpf.ALUOpConstant{Op: bpf.ALUOpAnd, Val: 0xf0},
 		bpf.JumpIf{Cond: bpf.JumpEqual, Val: 4 << 4, SkipTrue: 1},
 		bpf.RetConstant{Val: 0},
-		bpf.LoadExtension{Num: bpf.ExtRand},
-		bpf.ALUOpConstant{Op: bpf.ALUOpAnd, Val: sampleOf - 1},
-		bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: 0, SkipTrue: 1},
-		bpf.RetConstant{Val: wholly},
 		bpf.LoadAbsolute{Off: netOff + sourceAddr, Size: 4},
 	}, search(peers)...)
 }
