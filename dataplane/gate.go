@@ -8,7 +8,7 @@ import (
 const (
 	// SampleOf is of how many datagrams a restricted socket lets one in that would
 	// be turned away: of a flood of junk about what strangers may have in a crowd.
-	SampleOf = 16
+	SampleOf = 32
 
 	// More junk than junkMost packets within junkTime is a flood: to receive and
 	// drop so much takes 10 % of a processor. Half of that keeps it one.

@@ -11,15 +11,24 @@ import (
 const (
 	// rulesLook is how often the kernel is asked whether anything has changed in
 	// its firewall.
-	rulesLook = 250 * time.Millisecond
-	// lookShare and checkShare are how many times longer than a look, and a check
-	// that it led to for nothing, the pause behind is at least: thousands of rules
-	// make them slow, and other programs may change theirs all the time.
+	rulesLook = 200 * time.Millisecond
+	// rulesSettle is for how long a change may go on before the rules are checked:
+	// they are not to be put into the middle of what a script is doing.
+	rulesSettle = 700 * time.Millisecond
+
+	// After a look there is a pause of at least lookShare times what it took, so
+	// that looks cost 1 % of a processor where the tables are large. After a check
+	// there is one of checkShare times what it took, to the next one and, if it was
+	// for nothing, to the next look: others may change their rules all the time.
 	lookShare, checkShare = 100, 30
-	// freeRepairs, with the setting at the start, are made at once. After that
-	// another program is fighting for the rules, until there was peace for so long.
-	freeRepairs = 4
-	rulesPeace  = time.Minute
+	maxRest               = time.Minute // less than grace
+
+	// freeRepairs are made at once, the setting at the start among them. If there
+	// is no peace then, another program fights for the rules, and is answered after
+	// 1, 2, 4 ... seconds, up to maxRepairPause or what flannel would take.
+	freeRepairs    = 5
+	rulesPeace     = 90 * time.Second
+	maxRepairPause = time.Minute
 )
 
 // A rulesKeeper holds the kernel to the firewall rules: it checks them soon after
@@ -29,15 +38,20 @@ type rulesKeeper struct {
 	rules  firewall.Rules
 	resync time.Duration
 	ensure func(context.Context, firewall.Rules) ([]firewall.Change, error) // n.fw.Ensure
-	look   func(context.Context, firewall.Rules) (uint64, error)            // n.fw.Generation
+	look   func(firewall.Rules) (uint64, error)                             // n.fw.Generation
 
-	due        time.Time // of a check that nothing has asked for
-	lookDue    time.Time // of the next look, unless blind
-	blind      bool      // until the next check
-	generation uint64    // before the last check
-	repairs    int       // without peace between them
-	repaired   time.Time // the last of them
-	told       bool      // that they are fought over
+	due     time.Time // of a check that nothing has asked for
+	lookDue time.Time // of the next look, unless blind
+	blind   bool      // until the next check
+
+	checked uint64    // generation before the last check
+	seen    uint64    // generation at the last look
+	news    time.Time // when a change was seen first; the zero value if none was
+
+	repairs  int       // without peace between them
+	repaired time.Time // the last of them
+	told     bool      // that they are fought over
+	blamed   bool      // the kernel that tells no generation
 }
 
 func (n *node) newRulesKeeper(r firewall.Rules) *rulesKeeper {
@@ -47,11 +61,8 @@ func (n *node) newRulesKeeper(r firewall.Rules) *rulesKeeper {
 // step checks the rules if it is time to, and returns how long to wait for the
 // next step.
 func (k *rulesKeeper) step(ctx context.Context) time.Duration {
-	switch {
-	case time.Until(k.due) <= 0:
-		k.check(ctx, 0)
-	case k.changed(ctx):
-		k.check(ctx, checkShare)
+	if time.Until(k.due) <= 0 || k.changed() {
+		k.check(ctx)
 	}
 	next := k.due
 	if !k.blind && k.lookDue.Before(next) {
@@ -60,51 +71,66 @@ func (k *rulesKeeper) step(ctx context.Context) time.Duration {
 	return time.Until(next)
 }
 
-// changed looks whether anything has changed since the last check.
-func (k *rulesKeeper) changed(ctx context.Context) bool {
+// changed looks whether anything has changed since the last check, and is at rest
+// again.
+func (k *rulesKeeper) changed() bool {
 	if k.blind || time.Until(k.lookDue) > 0 {
 		return false
 	}
 	began := time.Now()
-	g, err := k.look(ctx, k.rules)
+	g, err := k.look(k.rules)
 	now := time.Now()
 	k.lookDue = now.Add(max(rulesLook, lookShare*now.Sub(began)))
-	return err == nil && g != k.generation
+	if err != nil {
+		return false
+	}
+	before := k.seen
+	k.seen = g
+	switch {
+	case g == k.checked:
+		k.news = time.Time{}
+		return false
+	case k.news.IsZero():
+		k.news = now
+	}
+	return g == before || now.Sub(k.news) >= rulesSettle
 }
 
-// check has the rules put right, and sets when to look and to check again. Where
-// it finds nothing it leaves the next look for share times what it took.
-func (k *rulesKeeper) check(ctx context.Context, share time.Duration) {
-	generation, lookErr := k.look(ctx, k.rules)
+// check has the rules put right, and sets when to look and to check again.
+func (k *rulesKeeper) check(ctx context.Context) {
 	began := time.Now()
+	g, lookErr := k.look(k.rules)
 	changes, err := k.ensure(ctx, k.rules)
 	if ctx.Err() != nil {
 		return
 	}
+	if lookErr != nil && err == nil {
+		g, lookErr = k.look(k.rules) // the first Ensure learns how
+	}
 	now := time.Now()
-	k.due = now.Add(k.resync)
-	k.ready.set(condFirewall, err)
-	k.blind, k.generation = lookErr != nil, generation
-	pause := share * now.Sub(began)
+	rest := min(checkShare*now.Sub(began), maxRest)
+	pause := time.Duration(0)
 	switch {
-	case errors.Is(err, firewall.ErrInterfered):
+	case errors.Is(err, firewall.ErrInterfered), err == nil && len(changes) > 0:
 		pause = k.backOff(now)
-	case err != nil:
-		k.blind = true // nothing would be new
-	case len(changes) > 0:
-		pause = k.backOff(now)
-		k.tell(changes)
+	case g != k.checked:
+		pause = rest
 	}
-	if err != nil {
-		k.log.Error("Couldn't set the firewall rules, trying again", "err", err)
-	}
+	k.blind = lookErr != nil || err != nil && !errors.Is(err, firewall.ErrInterfered)
+	k.checked, k.seen = g, g
 	k.lookDue = now.Add(max(rulesLook, pause))
+	k.due = now.Add(k.resync)
+	if !k.blind {
+		k.due = now.Add(max(k.resync, rest))
+	}
+	k.ready.set(condFirewall, err)
+	k.tell(changes, err, lookErr)
 }
 
 // backOff takes note of a change of the rules, and returns how long to leave them
 // alone if somebody undoes that every time.
 func (k *rulesKeeper) backOff(now time.Time) time.Duration {
-	if now.Sub(k.repaired) > rulesPeace+k.resync {
+	if now.Sub(k.repaired) > rulesPeace {
 		k.repairs, k.told = 0, false
 	}
 	k.repairs++
@@ -113,17 +139,28 @@ func (k *rulesKeeper) backOff(now time.Time) time.Duration {
 	if over < 1 {
 		return 0
 	}
-	return min(time.Second<<min(over-1, 10), k.resync)
+	return min(time.Second<<min(over-1, 10), k.resync, maxRepairPause)
 }
 
-// tell logs what was changed, until it is known to be fought over.
-func (k *rulesKeeper) tell(changes []firewall.Change) {
-	if k.told {
+// tell logs what became of a check. Changes that are known to be fought over are
+// passed over.
+func (k *rulesKeeper) tell(changes []firewall.Change, err, lookErr error) {
+	if err != nil {
+		attrs := []any{"err", err}
+		if len(changes) > 0 {
+			attrs = append(attrs, "changes", changes)
+		}
+		k.log.Error("Couldn't set the firewall rules, trying again", attrs...)
 		return
 	}
-	k.log.Info("Set the firewall rules", "mode", k.fw.Mode(), "changes", changes)
-	if k.told = k.repairs > freeRepairs; k.told {
-		k.log.Warn("another program keeps changing the firewall rules back, putting them right less often and without a word from now on",
-			"times", k.repairs, "every", k.resync)
+	if len(changes) > 0 && !k.told {
+		k.log.Info("Set the firewall rules", "mode", k.fw.Mode(), "changes", changes)
+		if k.told = k.repairs > freeRepairs; k.told {
+			k.log.Warn("another program keeps changing the firewall rules back, putting them right less often and without a word from now on", "times", k.repairs)
+		}
+	}
+	if lookErr != nil && !k.blamed {
+		k.blamed = true
+		k.log.Warn("the kernel doesn't tell whether the firewall has changed, the rules are only checked now and then", "every", k.resync, "err", lookErr)
 	}
 }

@@ -15,7 +15,7 @@ const (
 	grace = 2 * time.Minute
 
 	syncEvery  = 10 * time.Second // subnet.Manager.Run applies the peers at least so often
-	ensureTime = 20 * time.Second // firewall.Ensure takes no longer
+	ensureTime = 20 * time.Second // firewall.Ensure takes no longer, and the looks before and after no time
 	watchTime  = time.Hour        // subnet.Manager.Run lists again so often, and watches no longer
 )
 
@@ -27,7 +27,7 @@ const (
 //	set-up    opening the backend; the device, the first firewall rules and
 //	          subnet.env for a lease
 //	peers     applying them, every 10 s whatever becomes of etcd
-//	firewall  checking the rules, every -iptables-resync seconds
+//	firewall  checking the rules, every -iptables-resync seconds and after changes
 //
 // and main's own loop, which does the asking. What is waited for legitimately,
 // such as an etcd that is down, is no reason to be stuck: every such wait ends

@@ -211,12 +211,16 @@ func (n *node) hold(ctx context.Context, cfg subnet.Config, be backend.Backend, 
 		defer loop.end()
 		// Docker may start once there is the subnet file, so the rules come first.
 		// The peers, of which there may be many, do not wait for either.
-		told := false
+		told, written, fileDue := false, false, time.Now()
 		for keeper := n.newRulesKeeper(rules); ; {
 			loop.within(n.opts.IPTablesResync + ensureTime + grace)
 			pause := keeper.step(ctx)
-			if ctx.Err() == nil && !file.write(env, l.Attrs) {
-				pause = min(pause, envFileRetry)
+			if ctx.Err() == nil && !written && time.Until(fileDue) <= 0 {
+				written = file.write(env, l.Attrs)
+				fileDue = time.Now().Add(envFileRetry)
+			}
+			if !written {
+				pause = min(pause, time.Until(fileDue))
 			}
 			if !told {
 				n.log.Info("Running backend.") // flannel's last line, behind that of the file
@@ -268,6 +272,6 @@ func tick(ctx context.Context, d time.Duration) bool {
 	case <-ctx.Done():
 		return false
 	case <-time.After(d):
-		return true
+		return ctx.Err() == nil
 	}
 }

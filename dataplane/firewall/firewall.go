@@ -40,8 +40,8 @@ var (
 	ErrLocked = errors.New("another program holds the xtables lock")
 	// ErrUnsupported: the kernel has no such table, chain type or target.
 	ErrUnsupported = errors.New("not supported by the kernel: is a module missing?")
-	// ErrInterfered: what was written is not what was read back.
-	ErrInterfered = errors.New("did another program change them?")
+	// ErrInterfered: what was read back is not what was written.
+	ErrInterfered = errors.New("another program may have changed them")
 )
 
 // A Mode is a way to reach the kernel's firewall.
@@ -115,8 +115,8 @@ func (c Change) String() string {
 
 // Ensure makes the kernel hold exactly the rules of r for r.Network, in the
 // network namespace of the calling thread, and returns what it had to change,
-// or tried to if it fails. Rules that are present, once each and in the right order,
-// are not touched; other networks' and other programs' rules never are. It
+// or tried to if it fails. Rules that are present, once each and in the right
+// order, are not touched; other networks' and other programs' rules never are. It
 // returns within 20 seconds, sooner if ctx ends, and is safe to repeat after a
 // failure: ErrPermission, ErrLocked, ErrUnsupported, ErrInterfered.
 //

@@ -16,9 +16,12 @@ func TestGeneration(t *testing.T) {
 			f := enter(t, v)
 			generation := func() uint64 {
 				t.Helper()
-				g, err := f.Generation(t.Context(), testRules())
+				g, err := f.Generation(testRules())
 				must(t, err)
 				return g
+			}
+			if g, err := f.Generation(testRules()); f.Mode() == IPTables && err == nil {
+				t.Errorf("before the first Ensure the generation is %d", g)
 			}
 			ensure(t, f, testRules(), true)
 			before := generation()
@@ -75,7 +78,7 @@ func TestGenerationWithoutPermission(t *testing.T) {
 			f := enter(t, v)
 			ensure(t, f, testRules(), true)
 			dropNetAdmin(t)
-			if g, err := f.Generation(t.Context(), testRules()); !errors.Is(err, ErrPermission) {
+			if g, err := f.Generation(testRules()); !errors.Is(err, ErrPermission) {
 				t.Errorf("the generation is %d, the error %v, want %v", g, err, ErrPermission)
 			}
 		})

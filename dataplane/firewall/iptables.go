@@ -80,7 +80,7 @@ func (t *iptables) append(ctx context.Context, s ruleSet, old []rule) error {
 			return err
 		}
 		if want := slices.Concat(old, s.rules); !slices.Equal(now, want) {
-			return fmt.Errorf("%s, table %s, chain %s: listed %q after appending, want %q, or its output is of an unknown form: %w",
+			return fmt.Errorf("%s, table %s, chain %s: listed %q after appending, want %q: its output is of an unknown form, or %w",
 				t.path, s.table, s.chain, now, want, ErrInterfered)
 		}
 		return nil

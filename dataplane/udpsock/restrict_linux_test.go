@@ -63,7 +63,7 @@ func TestRestrict(t *testing.T) {
 				wantRecv(t, to, 132, from(peer, good))
 			}
 
-			const floods, flood = 16, 400
+			const floods, flood = 8, 1600
 			// wantSampled wants all packets to be counted, one of SampleOf as received.
 			wantSampled := func(what string, s *Socket, pkts []dataplane.Packet) {
 				t.Helper()
@@ -81,7 +81,7 @@ func TestRestrict(t *testing.T) {
 				}); err != nil {
 					t.Errorf("%s: %v", what, err)
 				}
-				// 400 of 6400 are to be expected, with a deviation of 20.
+				// 400 of 12800 are to be expected, with a deviation of 20.
 				if want := len(pkts) / dataplane.SampleOf; n < want*3/4 || n > want*5/4 {
 					t.Errorf("%s: %d of %d packets came in, want about %d", what, n, len(pkts), want)
 				}
