@@ -58,6 +58,24 @@ func startEtcd(t testing.TB, o embedetcd.Options) *embedetcd.Server {
 	return s
 }
 
+// startAnotherCluster starts three members. A cluster ID follows from the members'
+// addresses, so it is not that of a single one.
+func startAnotherCluster(t testing.TB) *embedetcd.Cluster {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	c, err := embedetcd.StartCluster(ctx, embedetcd.ClusterOptions{Dir: t.TempDir()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := c.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return c
+}
+
 func open(t testing.TB, o Options) *Store {
 	t.Helper()
 	if o.Prefix == "" {

@@ -7,6 +7,7 @@ import (
 	"io"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 
 	"go.etcd.io/etcd/client/v2"
@@ -46,6 +47,7 @@ func (s *Store) do(ctx context.Context, c call) (reply, error) {
 	first := int(s.pinned.Load())
 	faults := make([]error, len(s.endpoints)) // in the order of the flag, whichever was first
 	var doubt error                           // a write that may have been done, but was not confirmed
+	foreign := -1                             // an endpoint of another cluster than c.cluster
 	for i := range s.endpoints {
 		k := (first + i) % len(s.endpoints)
 		ep := s.endpoints[k]
@@ -62,6 +64,9 @@ func (s *Store) do(ctx context.Context, c call) (reply, error) {
 		switch {
 		case err == nil:
 			s.pin(first, k, faults)
+			if c.cluster != "" {
+				s.replaced.Store(nil)
+			}
 			return reply{resp, asked}, nil
 		case errors.As(err, &code):
 			s.pin(first, k, faults)
@@ -78,11 +83,41 @@ func (s *Store) do(ctx context.Context, c call) (reply, error) {
 		if c.write && x.sent.Load() {
 			doubt = err
 		}
+		if errors.Is(err, errNewCluster) {
+			foreign = k
+		}
+	}
+	if foreign >= 0 && s.isReplaced(faults) {
+		s.pinned.Store(int32(foreign))
+		s.opts.Log.Warn("no endpoint is of the cluster any more that was listed last, taking that of another one", "endpoint", s.endpoints[foreign].url, "err", join(faults))
+		c.cluster = ""
+		return s.do(ctx, c)
 	}
 	s.pinned.Store(int32((first + 1) % len(s.endpoints)))
 	err := c.failure(faults)
 	s.outage.failed(err)
 	return reply{}, err
+}
+
+// replacedAfter is how long members of the cluster of the last list may give no
+// answer that counts, such as without a leader, before another cluster is believed.
+const replacedAfter = 30 * time.Second
+
+// isReplaced reports whether the cluster of the last list is gone, by what its
+// endpoints say, of which at least one is of another: all of them are, or nobody
+// listens there any more, or it has been like that for a while.
+func (s *Store) isReplaced(faults []error) bool {
+	if !slices.ContainsFunc(faults, func(err error) bool {
+		return !errors.Is(err, errNewCluster) && !errors.Is(err, syscall.ECONNREFUSED)
+	}) {
+		return true
+	}
+	now := time.Now()
+	if s.replaced.CompareAndSwap(nil, &now) {
+		return false
+	}
+	since := s.replaced.Load()
+	return since != nil && now.Sub(*since) >= replacedAfter
 }
 
 // share returns how long one endpoint may take, so that the time left of ctx

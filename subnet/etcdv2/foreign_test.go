@@ -1,7 +1,7 @@
 package etcdv2
 
 import (
-	"context"
+	"errors"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -59,15 +59,7 @@ func TestOtherKey(t *testing.T) {
 // own, empty or not, is not asked for the leases as long as another one answers.
 // If there is none, the whole cluster may have been made anew.
 func TestMemberOfAnotherCluster(t *testing.T) {
-	// A cluster ID follows from the members' addresses, so a cluster of three
-	// has another one.
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-	defer cancel()
-	other, err := embedetcd.StartCluster(ctx, embedetcd.ClusterOptions{Dir: t.TempDir()})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer other.Close()
+	other := startAnotherCluster(t)
 	for i, what := range []string{"without leases", "with others", "never used"} {
 		t.Run(what, func(t *testing.T) {
 			prefix := "/net" + strconv.Itoa(i)
@@ -75,9 +67,9 @@ func TestMemberOfAnotherCluster(t *testing.T) {
 			l := prepare(t, etcd, prefix)
 			if what != "never used" {
 				s := open(t, Options{Endpoints: other.Endpoints(), Prefix: prefix})
-				theirs, err := s.Create(ctx, subnetOf("10.5.4.0/24"), subnet.Attrs{PublicIP: netip.MustParseAddr("192.0.2.4")}, subnet.TTL)
+				theirs, err := s.Create(t.Context(), subnetOf("10.5.4.0/24"), subnet.Attrs{PublicIP: netip.MustParseAddr("192.0.2.4")}, subnet.TTL)
 				if err == nil && what == "without leases" {
-					err = s.Delete(ctx, theirs)
+					err = s.Delete(t.Context(), theirs)
 				}
 				if err != nil {
 					t.Fatal(err)
@@ -117,6 +109,51 @@ func TestMemberOfAnotherCluster(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestClusterWithoutLeader: members that answer without any use for a while, as in
+// an election, do not make the one of another cluster right; in the end they do.
+func TestClusterWithoutLeader(t *testing.T) {
+	etcd, other := startEtcd(t, embedetcd.Options{}), startAnotherCluster(t)
+	prepare(t, etcd, "/net")
+	election := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "application/json")
+		w.WriteHeader(http.StatusInternalServerError)
+		io.WriteString(w, `{"errorCode":300,"message":"Raft Internal Error","cause":"etcdserver: no leader","index":7}`)
+	}))
+	defer election.Close()
+	s := open(t, Options{Endpoints: []string{etcd.Endpoints()[0], other.Endpoints()[0]}, Prefix: "/net"})
+	lists := func(want int) {
+		t.Helper()
+		snap, err := s.List(t.Context())
+		if err != nil || len(snap.Leases) != want {
+			t.Errorf("%d leases, %v, want %d", len(snap.Leases), err, want)
+		}
+	}
+	lists(1)
+	alive := s.endpoints[0].url
+	for range 2 {
+		s.endpoints[0].url = election.URL
+		for range 3 {
+			if snap, err := s.List(t.Context()); !errors.Is(err, errNewCluster) || !strings.Contains(err.Error(), "no leader") {
+				t.Errorf("%d leases, %v, want both errors", len(snap.Leases), err)
+			}
+		}
+		s.endpoints[0].url = alive
+		lists(1)
+	}
+	if s.replaced.Load() != nil {
+		t.Error("the cluster has answered, but is about to be replaced")
+	}
+
+	s.endpoints[0].url = election.URL
+	if _, err := s.List(t.Context()); err == nil {
+		t.Error("another cluster is believed at once")
+	}
+	long := time.Now().Add(-replacedAfter)
+	s.replaced.Store(&long)
+	lists(0)
+	lists(0)
 }
 
 // TestDeepDirectory: one request makes 5000 directories inside of each other,

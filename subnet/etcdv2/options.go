@@ -56,10 +56,11 @@ type Store struct {
 	transports *transports
 	outage     outage
 
-	pinned  atomic.Int32           // index of the endpoint in use
-	cluster atomic.Pointer[string] // ID of the cluster that the last List came from
-	records atomic.Int64           // how many there were in the last List
-	narrow  atomic.Bool            // the log was told that changes of the config are not seen
+	pinned   atomic.Int32              // index of the endpoint in use
+	cluster  atomic.Pointer[string]    // ID of the cluster that the last List came from
+	replaced atomic.Pointer[time.Time] // since when only another cluster has answered lists; nil if that is not so
+	records  atomic.Int64              // how many there were in the last List
+	narrow   atomic.Bool               // the log was told that changes of the config are not seen
 }
 
 // endpoint is one client URL of the cluster.

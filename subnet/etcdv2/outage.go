@@ -43,7 +43,8 @@ func (s *Store) Outage() (since time.Time, err error) {
 const listTime = 30 * time.Second
 
 // CallTime bounds the calls of the Store but for Watch: none takes longer, even
-// if every endpoint is silent or slow.
+// if every endpoint is silent or slow. A list that finds that the cluster was
+// replaced asks once more.
 func (s *Store) CallTime() time.Duration {
 	return time.Duration(len(s.endpoints))*s.opts.RequestTimeout + listTime
 }

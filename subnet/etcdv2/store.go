@@ -61,7 +61,7 @@ func (s *Store) setConfigCommand(err error) string {
 // one request can make, would be an answer of any length.
 //
 // A member that was set up anew as a cluster of its own is not believed as long as
-// one of the cluster of the last list answers.
+// others may be of the cluster of the last list.
 func (s *Store) List(ctx context.Context) (subnet.Snapshot, error) {
 	dir := s.leaseDir()
 	var l listing
@@ -79,10 +79,6 @@ func (s *Store) List(ctx context.Context) (subnet.Snapshot, error) {
 		c.cluster = *id
 	}
 	r, err := s.do(ctx, c)
-	if errors.Is(err, errNewCluster) && ctx.Err() == nil {
-		c.cluster = ""
-		r, err = s.do(ctx, c)
-	}
 	var no *refusal
 	if errors.As(err, &no) && no.code.Code == client.ErrorCodeKeyNotFound {
 		s.cluster.Store(nil) // an error does not tell which it is

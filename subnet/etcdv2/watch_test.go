@@ -100,15 +100,9 @@ func TestRestoredFromBackup(t *testing.T) {
 	if _, err := s.List(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	// A cluster ID follows from the members' addresses, so a cluster of three
-	// has another one.
+	other := startAnotherCluster(t)
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
-	other, err := embedetcd.StartCluster(ctx, embedetcd.ClusterOptions{Dir: t.TempDir()})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer other.Close()
 	s.endpoints[0].url = other.Endpoints()[0]
 	s.opts.PollTimeout = time.Minute
 	if err := s.Watch(ctx, 1, noEvent); !errors.Is(err, subnet.ErrCompacted) || !strings.Contains(err.Error(), "another cluster") {
