@@ -164,9 +164,7 @@ func (f *Forwarder) round(b *batch) error {
 	}
 	if junk > 0 && b.queue != nil {
 		// What is let in of a flood has the budget of strangers in a crowd.
-		if until := b.gate.look(now, junk, b.crowd.knowsPeers(now)); until.After(b.crowd.until) {
-			b.crowd.until = until
-		}
+		b.crowd.until = later(b.crowd.until, b.gate.look(now, junk, b.crowd.knowsPeers(now)))
 	}
 	if err := f.send(b, out); err != nil {
 		return err
@@ -178,8 +176,10 @@ func (f *Forwarder) round(b *batch) error {
 // would not let in.
 func (f *Forwarder) isJunk(reason Reason, p *Packet) bool {
 	switch reason {
-	case Truncated, NotIPv4:
+	case NotIPv4:
 		return f.Guard != nil
+	case Truncated:
+		return f.Guard != nil && (len(p.Bytes) < 20 || !f.Guard.Peers.HasPeer(p.Peer.Addr()))
 	case BadHeader, BadChecksum, Martian, Outside, Looping, UnknownPeer, Crowded:
 		return f.Guard != nil && !f.Guard.Peers.HasPeer(p.Peer.Addr())
 	}

@@ -15,15 +15,18 @@ const (
 	junkMost = 5000
 	junkTime = 100 * time.Millisecond
 
-	// gateTime is for how long a gate stays closed without a flood.
+	// gateTime is for how long a gate stays closed at first, holdTime for how long
+	// after the last sign of the flood.
 	gateTime = 2 * junkTime
+	holdTime = junkTime + junkTime/5
 
 	// refusalTime is how long a kernel that refuses is not asked again.
 	refusalTime = time.Second
 )
 
 // A gate keeps a flood of junk out of the socket, and closes for no longer than
-// the flood lasts: what is let through while it is closed tells of that.
+// the flood lasts: what is let through while it is closed, and dropped, tells of
+// that. So one of packets that are only dropped in a crowd opens it now and then.
 //
 // It closes only where peers are known by their addresses, because those that are
 // not have to share what is let through with the junk.
@@ -32,55 +35,63 @@ type gate struct {
 	peers *Table
 
 	junk  int       // since then, with what was turned away
-	since time.Time // begin of a junkTime; what comes before does not count
+	since time.Time // begin of a junkTime
 
 	mu      sync.Mutex // guards what follows, and the restriction
 	until   time.Time  // it is closed
 	closed  bool
-	applied *ranges // the peers of the restriction
+	applied *ranges   // the peers of the restriction
+	refused time.Time // the kernel did
 }
 
 // look takes note of the junk in a batch, and returns until when the gate is
 // closed, the zero value if it is open. known says that peers are known by their
 // addresses.
 func (g *gate) look(now time.Time, junk int, known bool) time.Time {
-	switch age := now.Sub(g.since); {
-	case age < 0:
-		junk = 0
-	case age > junkTime:
+	if now.Sub(g.since) > junkTime {
 		g.since, g.junk = now, 0
 	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if g.closed {
-		g.junk += SampleOf * junk
-		if g.junk > junkMost/2 {
-			g.until = now.Add(gateTime)
-		}
-		if g.peers.ranges.Load() != g.applied {
-			_ = g.restrict() // or the old peers stay for a while
+	if !g.closed {
+		g.junk += junk
+		if g.junk > junkMost && known && g.restrict(now) {
+			g.since, g.junk = now, 0
+			g.until, g.closed = now.Add(gateTime), true
+			g.await(gateTime)
 		}
 		return g.until
 	}
-	if g.junk += junk; g.junk <= junkMost || !known {
-		return time.Time{}
+	g.junk += SampleOf * junk
+	if g.junk > junkMost/2 {
+		g.until = later(g.until, now.Add(holdTime))
 	}
-	if g.restrict() != nil {
-		// Kernels before 3.16 do not know such a filter.
-		g.since, g.junk = now.Add(refusalTime), 0
-		return time.Time{}
+	if g.peers.ranges.Load() != g.applied {
+		g.restrict(now)
 	}
-	// What is in the socket already came in whole.
-	g.since, g.junk = now.Add(junkTime), 0
-	g.until, g.closed = now.Add(gateTime), true
-	g.await(gateTime)
 	return g.until
 }
 
-// restrict has the kernel know the peers.
-func (g *gate) restrict() error {
-	g.applied = g.peers.ranges.Load()
-	return g.queue.Restrict(g.peers.Peers())
+// restrict has the kernel know the peers, and reports whether it does. One that
+// refuses is not asked again for a while: before 3.16 it knows no such filter.
+func (g *gate) restrict(now time.Time) bool {
+	if now.Sub(g.refused) < refusalTime {
+		return false
+	}
+	peers, to := g.peers.ranges.Load(), g.peers.Peers()
+	if len(to) == 0 || g.queue.Restrict(to) != nil {
+		g.refused = now
+		return false
+	}
+	g.applied = peers
+	return true
+}
+
+func later(a, b time.Time) time.Time {
+	if b.After(a) {
+		return b
+	}
+	return a
 }
 
 // await has the gate opened by a timer: when nothing comes in nobody looks.
@@ -95,7 +106,7 @@ func (g *gate) open() {
 	case left > 0:
 		g.await(left)
 	default:
-		g.closed = false
+		g.until, g.closed = time.Time{}, false
 		_ = g.queue.Restrict(nil) // fails only where the socket is closed
 	}
 }

@@ -97,12 +97,15 @@ func TestGateUnderALongFlood(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		q := new(gated)
 		g := newGate(q)
+		sampled := 0
 		come := func(d time.Duration, perSecond int) (closed time.Duration) {
 			for range d / time.Millisecond {
 				n := perSecond / 1000
 				if q.shut() {
 					closed += time.Millisecond
-					n /= SampleOf
+					sampled += n
+					n = sampled / SampleOf
+					sampled %= SampleOf
 				}
 				g.look(time.Now(), n, true)
 				time.Sleep(time.Millisecond)
@@ -118,7 +121,10 @@ func TestGateUnderALongFlood(t *testing.T) {
 		if got := q.told(); len(got) != 2 || !slices.Equal(got[1], []netip.Addr{netip.MustParseAddr("192.0.2.7")}) {
 			t.Errorf("told %v, want the new peer once, at last", got)
 		}
-		// Less than half of a flood is none.
+		// Half of a flood is enough to go on, less is none.
+		if closed := come(10*time.Second, 30_000); closed < 10*time.Second {
+			t.Errorf("closed for %s of 10 s", closed)
+		}
 		if closed := come(10*time.Second, 20_000); closed > 2*gateTime || q.shut() {
 			t.Errorf("closed for another %s", closed)
 		}
@@ -144,6 +150,53 @@ func TestGateIsNotHeldBySpurts(t *testing.T) {
 		}
 		if closed > 2100*time.Millisecond {
 			t.Errorf("closed for %s of 10 s by %d packets a second", closed, junkMost+1)
+		}
+	})
+}
+
+// TestGateHeldBySamples: what is least to keep it closed is some 25 000 packets a
+// second, of which one of SampleOf is seen.
+func TestGateHeldBySamples(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		q := new(gated)
+		g := newGate(q)
+		g.look(time.Now(), junkMost+1, true)
+		for range 10 { // a spurt that is just enough, as seldom as it can be
+			time.Sleep(gateTime - 10*time.Millisecond)
+			g.look(time.Now(), junkMost/2/SampleOf+2, true)
+		}
+		synctest.Wait()
+		if !q.shut() {
+			return
+		}
+		t.Errorf("held by %d packets each %s", junkMost/2, gateTime-10*time.Millisecond)
+	})
+}
+
+// TestGateRefusedLater: where the kernel refuses new peers it is asked again while
+// the flood lasts, and the old ones stay meanwhile.
+func TestGateRefusedLater(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		q := new(gated)
+		g := newGate(q)
+		g.flood(time.Second, 100_000, true)
+		q.refuses = errors.New("no memory")
+		g.peers.Replace([]Route{{netip.MustParsePrefix("10.5.2.0/24"), netip.MustParseAddrPort("192.0.2.7:8285")}})
+		g.flood(5*time.Second, 100_000, true)
+		if n := len(q.told()); n < 5 || n > 7 {
+			t.Errorf("told %d times, want once and then each second", n)
+		}
+		q.refuses = nil
+		g.flood(2*time.Second, 100_000, true)
+		n := len(q.told())
+		g.flood(2*time.Second, 100_000, true)
+		if got := q.told(); len(got) != n || !q.shut() {
+			t.Errorf("told %v, want an end of that", got)
+		}
+		g.peers.Replace(nil)
+		g.flood(2*time.Second, 100_000, true)
+		if got := q.told(); len(got) != n || !q.shut() {
+			t.Errorf("without peers told %v", got)
 		}
 	})
 }
@@ -220,6 +273,8 @@ func TestForwardUnderAFlood(t *testing.T) {
 		{"crowded", stranger, foreign, CheckOff, true, true},
 		{"too old", stranger, packet(header{src: "10.5.9.2", dst: "10.5.1.2", ttl: 1}), CheckOff, false, false},
 		{"no packets of a peer", peer, []byte("junk"), CheckOff, false, true},
+		{"cut packets of a peer", peer, packet(header{src: "10.5.2.2", dst: "10.5.1.2", ttl: 64, payload: 100})[:50], CheckOff, false, false},
+		{"cut packets", stranger, packet(header{src: "10.5.2.2", dst: "10.5.1.2", ttl: 64, payload: 100})[:50], CheckOff, false, true},
 		{"martians of a peer", peer, martian, CheckOff, false, false},
 		{"checksum of a peer", peer, spoilt, CheckOff, false, false},
 		{"looping of a peer", peer, packet(header{src: "10.5.2.2", dst: "10.5.2.3", ttl: 64}), CheckOff, false, false},

@@ -44,21 +44,27 @@ func (s *Socket) Restrict(peers []netip.Addr) error {
 	}
 	defer s.file.Leave()
 	if len(peers) == 0 {
-		err = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_DETACH_FILTER, 0)
-		if err == unix.ENOENT {
-			err = nil
-		}
-		return os.NewSyscallError("setsockopt SO_DETACH_FILTER", err)
+		return detach(fd)
 	}
-	for most := maxRanges; ; most /= 2 {
+	err = attach(fd, restriction(addrRanges(peers, maxRanges)))
+	if errors.Is(err, unix.ENOMEM) {
+		_ = detach(fd) // the filter that is there has a part of the memory
+	}
+	for most := maxRanges; errors.Is(err, unix.ENOMEM) && most > 0; most /= 2 {
 		err = attach(fd, restriction(addrRanges(peers, most)))
-		if err == nil {
-			s.count.Restrictions.Add(1)
-		}
-		if most == 1 || !errors.Is(err, unix.ENOMEM) {
-			return err
-		}
 	}
+	if err == nil {
+		s.count.Restrictions.Add(1)
+	}
+	return err
+}
+
+func detach(fd int) error {
+	err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_DETACH_FILTER, 0)
+	if err == unix.ENOENT {
+		err = nil
+	}
+	return os.NewSyscallError("setsockopt SO_DETACH_FILTER", err)
 }
 
 func attach(fd int, filter []bpf.Instruction) error {

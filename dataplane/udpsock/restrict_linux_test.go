@@ -117,7 +117,7 @@ func TestRestrict(t *testing.T) {
 // TestRestrictToMany: a filter that fits into what an old kernel allows, or into
 // even less, knows all of the peers.
 func TestRestrictToMany(t *testing.T) {
-	for _, limit := range []string{"20480", "2048", "1100", "100"} {
+	for _, limit := range []string{"20480", "10240", "2048", "1100", "100"} {
 		t.Run(limit, func(t *testing.T) {
 			nstest.Enter(t)
 			const file = "/proc/sys/net/core/optmem_max"
@@ -139,6 +139,11 @@ func restrictToMany(t *testing.T, tooLittle bool) {
 	hosts := []string{"127.0.0.2", "127.0.0.77", "127.200.0.1"}
 	for _, h := range hosts {
 		peers = append(peers, netip.MustParseAddr(h))
+	}
+	if !tooLittle {
+		if err := to.Restrict(peers[:40000]); err != nil {
+			t.Fatal(err)
+		}
 	}
 	if err := to.Restrict(peers); tooLittle != errors.Is(err, unix.ENOMEM) || !tooLittle && err != nil {
 		t.Fatal(err)

@@ -155,8 +155,8 @@ func (s *Socket) Stats() dataplane.IOStats {
 	return stats
 }
 
-// overflows is the number of datagrams that found the receive buffer full
-// (sock_diag(7), SK_MEMINFO_DROPS). The kernel counts in 32 bits.
+// overflows is the number of datagrams that found the receive buffer full, or were
+// turned away by a filter (sock_diag(7), SK_MEMINFO_DROPS). The kernel counts in 32 bits.
 func overflows(fd int) uint64 {
 	var info [9]uint32 // SK_MEMINFO_VARS
 	n := uint32(len(info) * 4)
