@@ -18,10 +18,9 @@ const (
 
 	// After a look there is a pause of at least lookShare times what it took, so
 	// that looks cost 1 % of a processor where the tables are large. After a check
-	// there is one of checkShare times what it took, to the next one and, if it was
-	// for nothing, to the next look: others may change their rules all the time.
+	// that others' changes led to there is one of checkShare times what it took:
+	// they may go on all the time. The next check comes after resync all the same.
 	lookShare, checkShare = 100, 30
-	maxRest               = time.Minute // less than grace
 
 	// freeRepairs are made at once, the setting at the start among them. If there
 	// is no peace then, another program fights for the rules, and is answered after
@@ -45,6 +44,7 @@ type rulesKeeper struct {
 	blind   bool      // until the next check
 
 	checked uint64    // generation before the last check
+	sure    bool      // and after it
 	seen    uint64    // generation at the last look
 	news    time.Time // when a change was seen first; the zero value if none was
 
@@ -86,11 +86,10 @@ func (k *rulesKeeper) changed() bool {
 	}
 	before := k.seen
 	k.seen = g
-	switch {
-	case g == k.checked:
-		k.news = time.Time{}
+	if k.sure && g == k.checked {
 		return false
-	case k.news.IsZero():
+	}
+	if k.news.IsZero() {
 		k.news = now
 	}
 	return g == before || now.Sub(k.news) >= rulesSettle
@@ -108,23 +107,27 @@ func (k *rulesKeeper) check(ctx context.Context) {
 		g, lookErr = k.look(k.rules) // the first Ensure learns how
 	}
 	now := time.Now()
-	rest := min(checkShare*now.Sub(began), maxRest)
+	written := errors.Is(err, firewall.ErrInterfered) || err == nil && len(changes) > 0
 	pause := time.Duration(0)
 	switch {
-	case errors.Is(err, firewall.ErrInterfered), err == nil && len(changes) > 0:
+	case written:
 		pause = k.backOff(now)
-	case g != k.checked:
-		pause = rest
+	case k.sure && g != k.checked:
+		pause = checkShare * now.Sub(began)
 	}
-	k.blind = lookErr != nil || err != nil && !errors.Is(err, firewall.ErrInterfered)
-	k.checked, k.seen = g, g
+	k.blind = hopeless(lookErr) || err != nil && !written
+	// The legacy tables may become again what they were before a repair.
+	k.checked, k.sure = g, lookErr == nil && !written
+	k.seen, k.news = g, time.Time{}
 	k.lookDue = now.Add(max(rulesLook, pause))
 	k.due = now.Add(k.resync)
-	if !k.blind {
-		k.due = now.Add(max(k.resync, rest))
-	}
 	k.ready.set(condFirewall, err)
 	k.tell(changes, err, lookErr)
+}
+
+// hopeless reports whether a look fails because of what does not pass.
+func hopeless(err error) bool {
+	return errors.Is(err, firewall.ErrUnsupported) || errors.Is(err, firewall.ErrPermission)
 }
 
 // backOff takes note of a change of the rules, and returns how long to leave them
@@ -159,7 +162,7 @@ func (k *rulesKeeper) tell(changes []firewall.Change, err, lookErr error) {
 			k.log.Warn("another program keeps changing the firewall rules back, putting them right less often and without a word from now on", "times", k.repairs)
 		}
 	}
-	if lookErr != nil && !k.blamed {
+	if hopeless(lookErr) && !k.blamed {
 		k.blamed = true
 		k.log.Warn("the kernel doesn't tell whether the firewall has changed, the rules are only checked now and then", "every", k.resync, "err", lookErr)
 	}
