@@ -10,11 +10,13 @@ import (
 
 const (
 	// rulesLook is how often the kernel is asked whether anything has changed in
-	// its firewall.
-	rulesLook = 200 * time.Millisecond
-	// rulesSettle is for how long a change may go on before the rules are checked:
-	// they are not to be put into the middle of what a script is doing.
-	rulesSettle = 700 * time.Millisecond
+	// its firewall. To wake up for that costs more than to ask.
+	rulesLook = 400 * time.Millisecond
+	// After a change the rules are checked when nothing has changed for rulesRest,
+	// because they are not to be put into the middle of what a script is doing, but
+	// no later than rulesSettle after it was seen.
+	rulesRest   = 100 * time.Millisecond
+	rulesSettle = 500 * time.Millisecond
 
 	// After a look there is a pause of at least lookShare times what it took, so
 	// that looks cost 1 % of a processor where the tables are large. After a check
@@ -80,7 +82,8 @@ func (k *rulesKeeper) changed() bool {
 	began := time.Now()
 	g, err := k.look(k.rules)
 	now := time.Now()
-	k.lookDue = now.Add(max(rulesLook, lookShare*now.Sub(began)))
+	pause := lookShare * now.Sub(began)
+	k.lookDue = now.Add(max(rulesLook, pause))
 	if err != nil {
 		return false
 	}
@@ -89,6 +92,7 @@ func (k *rulesKeeper) changed() bool {
 	if k.sure && g == k.checked {
 		return false
 	}
+	k.lookDue = now.Add(max(rulesRest, pause))
 	if k.news.IsZero() {
 		k.news = now
 	}

@@ -5,7 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"hash/maphash"
-	"time"
+	"syscall"
 	"unsafe"
 
 	"github.com/mdlayher/netlink"
@@ -14,8 +14,8 @@ import (
 
 // Generation returns a number that differs from an earlier one if the rules that
 // Ensure compares have changed in between; changes of other rules may show in it
-// too. It costs about 0.1 ms, with the legacy iptables 1 ms per 1400 rules of the
-// tables (measured with two processors, for each of which the kernel adds up the
+// too. It costs 0.013 ms, with the legacy iptables 1 ms per 1400 rules of the tables
+// (measured with two processors, for each of which the kernel adds up the
 // counters).
 //
 // It fails with ErrPermission, where the kernel cannot tell (NFT_MSG_GETGEN is of
@@ -38,28 +38,52 @@ func (f *Firewall) Generation(r Rules) (uint64, error) {
 	return 0, errors.New("iptables has not been asked yet which variant it is")
 }
 
-const nfgenmsgSize = 4 // struct nfgenmsg of include/uapi/linux/netfilter/nfnetlink.h
-
 // nftGeneration asks for the number of the last transaction in this namespace
-// (nf_tables_getgen in net/netfilter/nf_tables_api.c).
+// (nf_tables_getgen in net/netfilter/nf_tables_api.c). That is done all the time,
+// so it is done by hand: with a connection of the library it would cost ten times
+// as much.
 func nftGeneration() (uint64, error) {
-	conn, err := netlink.Dial(unix.NETLINK_NETFILTER, nil)
+	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_NETFILTER)
 	if err != nil {
-		return 0, fmt.Errorf("open a netlink socket for nftables: %w", err)
+		return 0, classify(fmt.Errorf("open a netlink socket for nftables: %w", err))
 	}
-	defer conn.Close()
-	if err := conn.SetDeadline(time.Now().Add(time.Second)); err != nil {
-		return 0, err
-	}
-	answers, err := conn.Execute(netlink.Message{
-		Header: netlink.Header{Type: unix.NFNL_SUBSYS_NFTABLES<<8 | unix.NFT_MSG_GETGEN, Flags: netlink.Request},
-		Data:   make([]byte, nfgenmsgSize),
-	})
+	defer unix.Close(fd)
+	generation, err := askGeneration(fd)
 	if err != nil {
 		return 0, classify(fmt.Errorf("ask nftables for its generation: %w", err), unix.EINVAL)
 	}
-	for _, m := range answers {
-		if len(m.Data) < nfgenmsgSize {
+	return generation, nil
+}
+
+const nfgenmsgSize = 4 // struct nfgenmsg of include/uapi/linux/netfilter/nfnetlink.h
+
+func askGeneration(fd int) (uint64, error) {
+	var request [unix.SizeofNlMsghdr + nfgenmsgSize]byte
+	binary.NativeEndian.PutUint32(request[0:], uint32(len(request)))
+	binary.NativeEndian.PutUint16(request[4:], unix.NFNL_SUBSYS_NFTABLES<<8|unix.NFT_MSG_GETGEN)
+	binary.NativeEndian.PutUint16(request[6:], unix.NLM_F_REQUEST)
+	if err := unix.Sendto(fd, request[:], 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
+		return 0, err
+	}
+	// The kernel has answered before sendto returns.
+	var answer [4096]byte
+	n, _, err := unix.Recvfrom(fd, answer[:], unix.MSG_DONTWAIT)
+	if err != nil {
+		return 0, err
+	}
+	return parseGeneration(answer[:n])
+}
+
+func parseGeneration(answer []byte) (uint64, error) {
+	messages, err := syscall.ParseNetlinkMessage(answer)
+	if err != nil {
+		return 0, err
+	}
+	for _, m := range messages {
+		switch {
+		case m.Header.Type == unix.NLMSG_ERROR && len(m.Data) >= 4:
+			return 0, unix.Errno(-int32(binary.NativeEndian.Uint32(m.Data)))
+		case m.Header.Type != unix.NFNL_SUBSYS_NFTABLES<<8|unix.NFT_MSG_NEWGEN || len(m.Data) < nfgenmsgSize:
 			continue
 		}
 		ad, err := netlink.NewAttributeDecoder(m.Data[nfgenmsgSize:])
@@ -68,11 +92,12 @@ func nftGeneration() (uint64, error) {
 		}
 		for ad.ByteOrder = binary.BigEndian; ad.Next(); {
 			if ad.Type() == unix.NFTA_GEN_ID {
-				return uint64(ad.Uint32()), ad.Err()
+				generation := ad.Uint32()
+				return uint64(generation), ad.Err()
 			}
 		}
 	}
-	return 0, errors.New("nftables answered without its generation")
+	return 0, errors.New("there is none in the answer")
 }
 
 // Options of getsockopt(2) at level IPPROTO_IP, and the structures that they

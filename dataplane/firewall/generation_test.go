@@ -85,6 +85,29 @@ func TestGenerationWithoutPermission(t *testing.T) {
 	}
 }
 
+func FuzzParseGeneration(f *testing.F) {
+	message := func(kind uint16, data ...byte) []byte {
+		b := make([]byte, 16, 16+len(data))
+		binary.NativeEndian.PutUint32(b, uint32(16+len(data)))
+		binary.NativeEndian.PutUint16(b[4:], kind)
+		return append(b, data...)
+	}
+	const newGeneration = 10<<8 | 15
+	good := message(newGeneration, 0, 0, 0, 0, 8, 0, 1, 0, 0, 0, 1, 2)
+	if g, err := parseGeneration(good); err != nil || g != 0x102 {
+		f.Fatalf("generation %d, %v", g, err)
+	}
+	f.Add(good)
+	f.Add(message(2, 0xff, 0xff, 0xff, 0xff))
+	f.Add(message(newGeneration, 0, 0, 0, 0, 6, 0, 1, 0, 1, 2))
+	f.Add(message(newGeneration, 0, 0))
+	f.Fuzz(func(t *testing.T, answer []byte) {
+		if g, err := parseGeneration(answer); err != nil && g != 0 {
+			t.Errorf("%d beside %v", g, err)
+		}
+	})
+}
+
 func FuzzHashEntries(f *testing.F) {
 	entry := func(length int) []byte {
 		b := make([]byte, max(length, iptEntryHeader))
