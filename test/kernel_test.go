@@ -60,7 +60,10 @@ func (n *node) kernel() string {
 		}
 		// The operational state of a TUN is unknown until it has lost its carrier
 		// once, with a daemon; the flags tell whether it is up.
-		b.WriteString(strings.Replace(line, " state UNKNOWN ", " state UP ", 1))
+		if strings.Contains(line, " tun type tun ") {
+			line = strings.Replace(line, " state UNKNOWN ", " state UP ", 1)
+		}
+		b.WriteString(line)
 		if strings.Contains(line, " vxlan ") {
 			b.WriteString(sorted(n.run("bridge fdb show dev %s", name)))
 		}
